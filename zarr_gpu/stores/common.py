@@ -1,0 +1,34 @@
+"""What several stores share: equality, prefixes and the wrapping of system errors.
+
+Knows nothing of any particular store.
+
+>>> check_prefix("a/b")
+'a/b/'
+"""
+
+from __future__ import annotations
+
+from zarr_gpu.errors import StoreError
+from zarr_gpu.stores.base import Store, check_key
+
+
+class SameBytes(Store):
+    """A store that is equal to every store of its class with the same ``identity``."""
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self.identity == other.identity
+
+    def __hash__(self) -> int:
+        return hash(self.identity)
+
+
+def check_prefix(prefix: str) -> str:
+    """What the keys below the directory ``prefix`` start with; raises StoreKeyError."""
+    return check_key(prefix) + "/" if prefix else ""
+
+
+def failed(what: str, error: Exception) -> StoreError:
+    """``error`` as a StoreError that says ``what`` failed and keeps number and text."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return StoreError(error.errno, f"{what}: {error.strerror}")
+    return StoreError(f"{what}: {type(error).__name__}: {error}")

@@ -1,0 +1,482 @@
+"""Objects as files below one directory.
+
+Reads use raw descriptors: opening, checking, reading and closing a small file is four system
+calls. An object is a regular file or an error: a directory, FIFO, device, dangling link, or a link
+that leaves the root is never mistaken for a missing object. Writes go to a temporary file
+``.zg-<random>`` in the same directory that is renamed when complete, so a killed writer leaves the
+old object whole. Names that start with ``.zg-`` are ours: no keys, never listed.
+
+A directory is looked at for symbolic links once, then trusted: this protects against links that
+came with the data, not against a process that swaps directories for links while we read.
+
+>>> store = LocalStore("/tmp/example.zarr")
+>>> store.set("c/0", b"0123")
+>>> store.size("c/0")
+4
+"""
+
+# A Path object costs more than the system call.
+# ruff: noqa: PTH105, PTH108, PTH112, PTH114, PTH116, PTH118, PTH120, PTH208
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import stat
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+from zarr_gpu._types import Bytes
+from zarr_gpu.config import config
+from zarr_gpu.errors import StoreError, StoreKeyError
+from zarr_gpu.stores.base import ByteRange, Located, Reader, check_key, check_limit
+from zarr_gpu.stores.common import SameBytes, check_prefix, failed
+from zarr_gpu.stores.files import (
+    TRIES,
+    fill,
+    make_directories,
+    read_exactly,
+    remove,
+    sync_directory,
+    write_file,
+)
+from zarr_gpu.stores.locks import file_lock
+
+OURS = ".zg-"
+"""How the names of temporary and lock files start."""
+LOCK_FILE = ".zg-lock"
+SYNC_THREADS = 16
+"""Flushes under way at once: a disk takes many flushes in the time of one."""
+_TRUSTED_DIRECTORIES = 1 << 16
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK)
+
+
+class LocalStore(SameBytes):
+    """Objects as files below the directory ``root``, which is made by the first write.
+
+    ``durable``: a write returns when its files and directories are on the disk; None asks the
+    configuration each time. ``follow_symlinks``: allow links that leave the root.
+    """
+
+    local = True
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        read_only: bool = False,
+        durable: bool | None = None,
+        follow_symlinks: bool = False,
+    ) -> None:
+        self.root = os.path.realpath(os.fspath(root))
+        self.read_only = read_only
+        self.durable = durable
+        self.follow_symlinks = follow_symlinks
+        self._slash = self.root.rstrip("/") + "/"
+        self._trusted = {self.root}
+
+    def __repr__(self) -> str:
+        return f"LocalStore({self.root!r}{', read_only=True' if self.read_only else ''})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _make(self, self.read_only), (self.root,)
+
+    # -- names --------------------------------------------------------------------------------
+
+    def _path(self, key: str) -> str:
+        check_key(key)
+        if OURS in key and any(part.startswith(OURS) for part in key.split("/")):
+            raise StoreKeyError(f"illegal store key {key!r}: {OURS}* is for temporary files")
+        return self._slash + key
+
+    def _prefix_path(self, prefix: str) -> str:
+        return self._path(prefix) if prefix else self.root
+
+    def _trust(self, directory: str) -> bool:
+        """True when ``directory`` exists and may be used, False when it does not exist."""
+        if directory in self._trusted:
+            return True
+        try:
+            is_directory = stat.S_ISDIR(os.stat(directory).st_mode)
+        except FileNotFoundError:
+            self._check_absent(directory)
+            return False
+        except OSError as error:
+            raise failed(f"cannot use {directory}", error) from error
+        if not is_directory:
+            raise StoreError(f"{directory} is not a directory")
+        self._check_inside(directory)
+        if len(self._trusted) >= _TRUSTED_DIRECTORIES:
+            self._trusted = {self.root}
+        self._trusted.add(directory)
+        return True
+
+    def _check_absent(self, directory: str) -> None:
+        """A directory that is missing because of a dangling link is an error."""
+        while directory not in self._trusted:
+            if os.path.lexists(directory):
+                if os.path.islink(directory):
+                    raise StoreError(f"{directory} is a dangling symbolic link")
+                return
+            directory = os.path.dirname(directory)
+
+    def _check_inside(self, path: str) -> str:
+        """The path without links; raises StoreError when it leaves the root."""
+        real = os.path.realpath(path)
+        if not self.follow_symlinks and real != self.root and not real.startswith(self._slash):
+            raise StoreError(
+                f"{path} leads out of the store through a symbolic link; if that is intended, "
+                f"open it with LocalStore(..., follow_symlinks=True)"
+            )
+        return real
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def _open(self, key: str) -> tuple[int, os.stat_result] | None:
+        """Descriptor and status of a regular file, None when there is no such file."""
+        path = self._path(key)
+        if not self._trust(os.path.dirname(path)):
+            return None
+        try:
+            fd = os.open(path, _READ | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if not os.path.islink(path):
+                raise failed(f"cannot read {key!r} of {self!r}", error) from error
+            fd = self._open_link(key, path)
+        try:
+            status = os.fstat(fd)
+            if stat.S_ISREG(status.st_mode):
+                return fd, status
+            raise StoreError(f"{key!r} of {self!r} is not a regular file")
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def _open_link(self, key: str, path: str) -> int:
+        try:
+            return os.open(self._check_inside(path), _READ)
+        except StoreError:
+            raise
+        except OSError as error:
+            raise failed(f"cannot read the symbolic link {key!r} of {self!r}", error) from error
+
+    def get(
+        self, key: str, byte_range: ByteRange | None = None, *, limit: int | None = None
+    ) -> Bytes | None:
+        opened = self._open(key)
+        if opened is None:
+            return None
+        fd, status = opened
+        try:
+            start, stop = 0, status.st_size
+            if byte_range is not None:
+                start, stop = byte_range.resolve(stop)
+            check_limit(key, stop - start, limit)
+            return read_exactly(fd, start, stop - start, key)
+        finally:
+            os.close(fd)
+
+    def open_reader(self, key: str, *, limit: int | None = None) -> Reader | None:
+        opened = self._open(key)
+        if opened is None:
+            return None
+        reader = _FileReader(key, *opened)
+        try:
+            check_limit(key, reader.size, limit)
+        except BaseException:
+            reader.close()
+            raise
+        return reader
+
+    def size(self, key: str) -> int | None:
+        opened = self._open(key)
+        if opened is None:
+            return None
+        os.close(opened[0])
+        return opened[1].st_size
+
+    def locate(self, keys: Sequence[str]) -> Located:
+        """The paths; whether they exist, and are what ``get`` would accept, is not looked at."""
+        found = Located.unknown(len(keys))
+        found.path = [self._path(key) for key in keys]
+        return found
+
+    # -- listing ------------------------------------------------------------------------------
+
+    def list_prefix(self, prefix: str = "") -> Iterator[str]:
+        path = self._prefix_path(prefix)
+        if prefix and not self._is_directory(path):
+            if os.path.lexists(path):
+                yield prefix
+            return
+        seen = {os.path.realpath(path)}  # directories reached through links, against loops
+        left = [check_prefix(prefix)]
+        while left:
+            inside = left.pop()
+            for entry in self._scan(self._slash + inside):
+                if not self._descends(entry):
+                    yield inside + entry.name
+                elif not entry.is_symlink():
+                    left.append(f"{inside}{entry.name}/")
+                elif (real := os.path.realpath(entry.path)) not in seen:
+                    seen.add(real)
+                    left.append(f"{inside}{entry.name}/")
+
+    def list_dir(self, prefix: str = "") -> list[str]:
+        path = self._prefix_path(prefix)
+        return sorted(e.name for e in self._scan(path)) if self._is_directory(path) else []
+
+    def _is_directory(self, path: str) -> bool:
+        return os.path.isdir(path) and self._trust(path)
+
+    def _descends(self, entry: os.DirEntry[str]) -> bool:
+        """Directories; links to them only as far as they may be followed."""
+        if not entry.is_symlink():
+            return entry.is_dir(follow_symlinks=False)
+        if not entry.is_dir():
+            return False
+        try:
+            self._check_inside(entry.path)
+        except StoreError:
+            return False  # listed as an object, so that reading it says what is wrong
+        return True
+
+    def _scan(self, path: str) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(path) as entries:
+                return [e for e in entries if not e.name.startswith(OURS) and "\\" not in e.name]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise failed(f"cannot list {path}", error) from error
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def set(self, key: str, value: Bytes) -> None:
+        self.check_writable()
+        self._publish(key, value, _rename)
+
+    def set_many(self, items: Sequence[tuple[str, Bytes]]) -> None:
+        """Replace objects; a durable store flushes all of them before it renames the first."""
+        self.check_writable()
+        if not self._durable or len(items) < 2:
+            for key, value in items:
+                self.set(key, value)
+            return
+        with ExitStack() as stack, _as_store_errors(f"cannot write to {self!r}"):
+            with ThreadPoolExecutor(min(SYNC_THREADS, len(items))) as pool:
+                writes = [pool.submit(self._write_temporary, k, v, sync=True) for k, v in items]
+            for write in writes:
+                error = write.exception()
+                if error is None:
+                    stack.callback(_unlink, write.result())
+                elif not isinstance(error, FileNotFoundError):
+                    raise error
+            paths = [self._path(key) for key, _ in items]
+            for (key, value), path, write in zip(items, paths, writes, strict=True):
+                try:
+                    os.replace(write.result(), path)
+                except FileNotFoundError:  # the directory was deleted meanwhile
+                    self._publish(key, value, _rename)
+            for directory in {os.path.dirname(path) for path in paths}:
+                sync_directory(directory)
+
+    def set_if_absent(self, key: str, value: Bytes) -> bool:
+        self.check_writable()
+        try:
+            return self._publish(key, value, _link)
+        except StoreError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            return super().set_if_absent(key, value)
+
+    @property
+    def _durable(self) -> bool:
+        return config.current.durable if self.durable is None else self.durable
+
+    def _publish(self, key: str, value: Bytes, publish: Callable[[str, str], bool]) -> bool:
+        """Write a temporary file, then rename or link it to its name."""
+        path = self._path(key)
+        sync = self._durable
+        for attempt in range(TRIES):
+            with _as_store_errors(f"cannot write {key!r} of {self!r}"):
+                try:
+                    temporary = self._write_temporary(key, value, sync=sync, make=attempt > 0)
+                    try:
+                        done = publish(temporary, path)
+                    finally:
+                        _unlink(temporary)
+                    if sync:
+                        sync_directory(os.path.dirname(path))
+                except FileNotFoundError:  # another process deleted the directory
+                    if attempt == TRIES - 1:
+                        raise
+                else:
+                    return done
+        raise AssertionError  # the last attempt returns or raises
+
+    def _write_temporary(self, key: str, value: Bytes, *, sync: bool, make: bool = True) -> str:
+        directory = os.path.dirname(self._path(key))
+        if make or not self._trust(directory):
+            self._make_directory(directory)
+        temporary = f"{directory}/{OURS}{os.urandom(8).hex()}"
+        write_file(temporary, value, sync=sync)
+        return temporary
+
+    def _make_directory(self, directory: str) -> None:
+        self._check_inside(directory)
+        make_directories(directory, sync=self._durable)
+
+    def delete(self, key: str) -> None:
+        self.check_writable()
+        path = self._path(key)
+        with _as_store_errors(f"cannot delete {key!r} of {self!r}"):
+            if self._trust(os.path.dirname(path)):
+                _unlink(path)
+                if self._durable:
+                    sync_directory(os.path.dirname(path))
+
+    def delete_prefix(self, prefix: str = "") -> None:
+        """Remove the directory ``prefix``; a link is removed, not what it points at."""
+        self.check_writable()
+        path = self._prefix_path(prefix)
+        with _as_store_errors(f"cannot delete {prefix!r} of {self!r}"):
+            if prefix:
+                if self._trust(os.path.dirname(path)):
+                    remove(path)
+            elif os.path.isdir(path):
+                for name in os.listdir(path):
+                    remove(self._slash + name)
+
+    @contextmanager
+    def lock(self, key: str) -> Iterator[None]:
+        """Hold off every other writer of ``key``, in whatever process and through whatever root.
+
+        Raises UnsafeConcurrentWriteError where the file system has no locks.
+        """
+        self.check_writable()
+        directory, name = lock_place(key)
+        directory = self._prefix_path(directory)
+        with ExitStack() as stack:
+            for attempt in range(TRIES):
+                with _as_store_errors(f"cannot lock {key!r} of {self!r}"):
+                    try:
+                        if attempt or not self._trust(directory):
+                            self._make_directory(directory)
+                        stack.enter_context(file_lock(f"{directory}/{LOCK_FILE}", name))
+                        break
+                    except FileNotFoundError:
+                        if attempt == TRIES - 1:
+                            raise
+            yield
+
+    def repair(self, *, older_than_s: float = 3600) -> list[str]:
+        """Remove temporary files that killed writers left behind; returns their paths."""
+        self.check_writable()
+        oldest = time.time() - older_than_s
+        removed = []
+        for directory, _, names in os.walk(self.root):
+            for name in names:
+                if not name.startswith(OURS) or name.startswith(LOCK_FILE):
+                    continue
+                path = os.path.join(directory, name)
+                with suppress(FileNotFoundError):  # its writer was alive after all
+                    if os.lstat(path).st_mtime < oldest:
+                        os.unlink(path)
+                        removed.append(path)
+        return removed
+
+    # -- housekeeping -------------------------------------------------------------------------
+
+    @property
+    def identity(self) -> Hashable:
+        return "local", self.root
+
+    def with_read_only(self, read_only: bool = True) -> LocalStore:
+        return _make(self, read_only)(self.root)
+
+
+def _make(store: LocalStore, read_only: bool) -> functools.partial[LocalStore]:
+    return functools.partial(
+        LocalStore,
+        read_only=read_only,
+        durable=store.durable,
+        follow_symlinks=store.follow_symlinks,
+    )
+
+
+def lock_place(key: str) -> tuple[str, str]:
+    """Directory of the lock file for ``key``, and the name to lock in it.
+
+    Chunk keys like ``a/c/0/1`` share one lock file per array, in ``a``; other objects share the
+    one in their directory. So it does not depend on which directory a store was opened at.
+    """
+    head, found, tail = f"/{key}".rpartition("/c/")
+    if found and tail.replace("/", "").isdigit():
+        return head[1:], f"c/{tail}"
+    head, _, tail = key.rpartition("/")
+    return head, tail
+
+
+def _rename(temporary: str, path: str) -> bool:
+    os.replace(temporary, path)
+    return True
+
+
+def _link(temporary: str, path: str) -> bool:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _unlink(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+@contextmanager
+def _as_store_errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        raise failed(what, error) from error
+
+
+class _FileReader(Reader):
+    __slots__ = ("_fd", "_name", "size", "version")
+
+    def __init__(self, name: str, fd: int, status: os.stat_result) -> None:
+        self._name = name
+        self._fd = fd
+        self.size = status.st_size
+        self.version = (status.st_ino, status.st_mtime_ns, status.st_size)
+
+    def read(self, offset: int, nbytes: int) -> Bytes:
+        self._check(offset, nbytes)
+        return read_exactly(self._fd, offset, nbytes, self._name)
+
+    def read_into(self, offset: int, out: memoryview) -> None:
+        self._check(offset, len(out))
+        fill(self._fd, offset, out, self._name)
+
+    def _check(self, offset: int, nbytes: int) -> None:
+        if offset < 0 or nbytes < 0 or offset + nbytes > self.size:
+            raise StoreError(
+                f"{self._name}: bytes {offset}..{offset + nbytes} of a file of {self.size} bytes"
+            )
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)

@@ -1,0 +1,178 @@
+"""Locks by name: between the threads of this process, and between processes through a file.
+
+A lock may be taken again by the thread that holds it. Several are taken in sorted order
+(:func:`lock_many`), so two writers never wait for each other. A forked child holds none of its
+parent's locks. Knows nothing about stores but their ``lock`` method.
+
+>>> from zarr_gpu.stores.memory import MemoryStore
+>>> with lock_many(MemoryStore(), ["b", "a", "b"]):
+...     pass
+"""
+
+# A Path object costs more than the system call.
+# ruff: noqa: PTH116
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import struct
+import sys
+import threading
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from zarr_gpu.errors import UnsafeConcurrentWriteError
+from zarr_gpu.stores.base import Store
+
+REMEDY = (
+    "make sure that no two writers share a chunk or shard, then set the configuration "
+    '"array.concurrent_writes" to "unsafe"'
+)
+_NO_LOCKS = {
+    errno.ENOLCK, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSYS, errno.EINVAL,
+    errno.EOPNOTSUPP, errno.ENOTSUP,
+}  # fmt: skip
+_HAS_OFD = sys.platform == "linux"
+_OFD_SETLK = getattr(fcntl, "F_OFD_SETLK", 37)  # Linux numbers, for a Python built without them
+_OFD_SETLKW = getattr(fcntl, "F_OFD_SETLKW", 38)
+
+
+class _Held:
+    """One name that some thread holds or waits for."""
+
+    __slots__ = ("depth", "fd", "lock", "users")
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.users = 0
+        self.depth = 0
+        self.fd = -1
+
+
+_guard = threading.Lock()
+_names: dict[Hashable, _Held] = {}
+_fds: set[int] = set()
+
+
+def _after_fork() -> None:
+    """A child must not keep its parent's locks alive, nor release them."""
+    global _guard  # noqa: PLW0603 - another thread may have held it when the process forked
+    _guard = threading.Lock()
+    _names.clear()
+    for fd in _fds:
+        with suppress(OSError):
+            os.close(fd)
+    _fds.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+@contextmanager
+def process_lock(name: Hashable) -> Iterator[_Held]:
+    """Hold off the other threads of this process."""
+    with _guard:
+        held = _names.setdefault(name, _Held())
+        held.users += 1
+    try:
+        with held.lock:
+            held.depth += 1
+            try:
+                yield held
+            finally:
+                held.depth -= 1
+    finally:
+        with _guard:
+            held.users -= 1
+            if not held.users and _names.get(name) is held:
+                del _names[name]
+
+
+@contextmanager
+def file_lock(path: str, name: str) -> Iterator[None]:
+    """Hold off all threads of all processes that ask for ``name`` in the lock file ``path``.
+
+    All names share the file: each locks one byte, at an offset that is its hash (open file
+    description locks, ``fcntl(2)``). Where these do not exist, every name has its own file and
+    ``flock(2)``. Raises UnsafeConcurrentWriteError where the file system has no locks, and
+    FileNotFoundError when the directory of ``path`` does not exist.
+    """
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8)
+    slot = int.from_bytes(digest.digest(), "big") >> 2
+    if not _HAS_OFD:
+        path = f"{path}-{slot:016x}"
+    with process_lock((path, slot)) as held:
+        if held.depth == 1:
+            held.fd = _acquire(path, slot)
+        try:
+            yield
+        finally:
+            if held.depth == 1:
+                _release(held.fd, slot)
+
+
+def _acquire(path: str, slot: int) -> int:
+    while True:
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            fd = os.open(path, flags, 0o666)
+        except OSError as error:
+            raise _refused(path, error) from error
+        try:
+            if _HAS_OFD:
+                fcntl.fcntl(fd, _OFD_SETLKW, _byte(fcntl.F_WRLCK, slot))
+            else:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            if _is_file(fd, path):
+                _fds.add(fd)
+                return fd
+        except BaseException as error:
+            os.close(fd)
+            if isinstance(error, OSError):
+                raise _refused(path, error) from error
+            raise
+        os.close(fd)  # the file was deleted while we waited: its lock excludes nobody any more
+
+
+def _release(fd: int, slot: int) -> None:
+    if fd not in _fds:
+        return  # taken by the process this one was forked from
+    _fds.discard(fd)
+    try:
+        # Closing alone would not do while a forked child still has the descriptor.
+        if _HAS_OFD:
+            fcntl.fcntl(fd, _OFD_SETLK, _byte(fcntl.F_UNLCK, slot))
+        else:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+    finally:
+        os.close(fd)
+
+
+def _byte(kind: int, slot: int) -> bytes:
+    """``struct flock`` for the byte at ``slot``; open file description locks want pid 0."""
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, slot, 1, 0)
+
+
+def _is_file(fd: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
+
+
+def _refused(path: str, error: OSError) -> Exception:
+    if error.errno not in _NO_LOCKS:
+        return error
+    return UnsafeConcurrentWriteError(f"cannot lock {path}: {error.strerror}; {REMEDY}")
+
+
+@contextmanager
+def lock_many(store: Store, keys: Iterable[str]) -> Iterator[None]:
+    """Hold the locks of all ``keys``, taken in an order on which all writers agree."""
+    with ExitStack() as stack:
+        for key in sorted(set(keys)):
+            stack.enter_context(store.lock(key))
+        yield
