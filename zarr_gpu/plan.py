@@ -1,0 +1,401 @@
+"""The plan of a read or a write: pure data in NumPy columns.
+
+A selection meets a chunk grid: every output axis is cut into *segments*, one per chunk it touches,
+and the rows of the plan are all combinations of segments. The plan knows no store, no codec and no
+device; its columns are what a scatter kernel takes as arguments.
+
+>>> from zarr_gpu.indexing import parse_basic
+>>> from zarr_gpu.metadata.grids import RegularAxis
+>>> plan = make_plan(parse_basic(slice(2, 7), (10,)), (RegularAxis(10, 4),))
+>>> plan.chunk.tolist(), plan.chunk_start.tolist(), plan.extent.tolist()
+([[0], [1]], [[2], [0]], [[2], [3]])
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from zarr_gpu._types import Int64, NDArray, Shape
+from zarr_gpu.indexing import Points, Range, Selection
+from zarr_gpu.metadata.grids import Axis
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Segments:
+    """One output axis cut at chunk borders; all columns have one entry per segment.
+
+    ``chunk`` has shape (n, len(dims)). ``out_start`` and ``extent`` delimit the segment on the
+    output axis. A range starts at ``chunk_start`` inside the chunk and advances by ``step``.
+    Points (``step`` 0) are ``index[:, out_start:out_start + extent]`` inside the chunk; they are
+    sorted by chunk, and ``order`` says where each belongs on the output axis (None: in order).
+    """
+
+    dims: tuple[int, ...]
+    chunk: Int64
+    chunk_start: Int64
+    out_start: Int64
+    extent: Int64
+    step: int
+    index: Int64 | None = None
+    order: Int64 | None = None
+
+    def __len__(self) -> int:
+        return len(self.extent)
+
+    def out_index(self, segment: int) -> slice | Int64:
+        """Where segment number ``segment`` lies on the output axis."""
+        start = int(self.out_start[segment])
+        span = slice(start, start + int(self.extent[segment]))
+        return span if self.order is None else self.order[span]
+
+    def in_chunk(self, segment: int) -> slice | tuple[Int64, ...]:
+        """What segment number ``segment`` takes from its chunk, per dimension in ``dims``."""
+        start, extent = int(self.chunk_start[segment]), int(self.extent[segment])
+        if self.index is None:
+            return slice(start, start + (extent - 1) * self.step + 1, self.step)
+        at = int(self.out_start[segment])
+        return tuple(self.index[:, at : at + extent])
+
+
+def _cut_range(axis: Range, grid: Axis) -> Segments:
+    """Segments of a range: those chunks that hold at least one of its elements."""
+    if axis.count == 0:
+        empty = np.empty(0, np.int64)
+        return Segments(
+            dims=(axis.dim,),
+            chunk=empty.reshape(0, 1),
+            chunk_start=empty,
+            out_start=empty,
+            extent=empty,
+            step=axis.step,
+        )
+    last = axis.start + (axis.count - 1) * axis.step
+    ends = grid.chunk_of(np.array([axis.start, last], np.int64))
+    chunk = np.arange(ends[0], ends[1] + 1, dtype=np.int64)
+    begin = grid.start(chunk)
+    # number of the first selected element at or after the beginning of each chunk
+    first = np.maximum(0, -((axis.start - begin) // axis.step))
+    after = np.append(first[1:], axis.count)
+    extent = after - first
+    if axis.step > 1 and (keep := extent > 0).sum() != len(chunk):
+        chunk, begin, first, extent = chunk[keep], begin[keep], first[keep], extent[keep]
+    return Segments(
+        dims=(axis.dim,),
+        chunk=chunk[:, None],
+        chunk_start=axis.start + first * axis.step - begin,
+        out_start=first,
+        extent=extent,
+        step=axis.step,
+    )
+
+
+def _cut_points(axis: Points, grids: Sequence[Axis]) -> Segments:
+    """Segments of points: the points grouped by chunk, in C order of the chunks."""
+    coords = [grids[d].chunk_of(i) for d, i in zip(axis.dims, axis.index, strict=True)]
+    inside = np.empty_like(axis.index)
+    for row, d, i, c in zip(inside, axis.dims, axis.index, coords, strict=True):
+        np.subtract(i, grids[d].start(c), out=row)
+    linear = np.zeros(axis.count, np.int64)
+    for d, c in zip(axis.dims, coords, strict=True):
+        linear = linear * max(1, grids[d].count) + c
+    order = None
+    if axis.count > 1 and (linear[1:] < linear[:-1]).any():
+        order = np.argsort(linear, kind="stable")
+        linear, inside = linear[order], inside[:, order]
+        coords = [c[order] for c in coords]
+    if axis.count:
+        first = np.flatnonzero(np.concatenate(([True], linear[1:] != linear[:-1])))
+    else:
+        first = np.empty(0, np.int64)
+    chunk = np.empty((len(first), len(axis.dims)), np.int64)
+    for column, c in zip(chunk.T, coords, strict=True):
+        column[:] = c[first]
+    return Segments(
+        dims=axis.dims,
+        chunk=chunk,
+        chunk_start=np.zeros(len(first), np.int64),
+        out_start=first,
+        extent=np.diff(first, append=axis.count),
+        step=0,
+        index=inside,
+        order=order,
+    )
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Plan:
+    """Rows (chunk by chunk) of a read or a write.
+
+    ``axes`` are the segments of each output axis; row number r combines segment
+    ``segment[r, a]`` of every axis a. ``work_shape`` is the shape of the output with integer axes
+    kept and index arrays flattened (see :meth:`~zarr_gpu.indexing.Selection.work_view`).
+    """
+
+    selection: Selection
+    grids: tuple[Axis, ...]
+    axes: tuple[Segments, ...]
+    fields: str | list[str] | None = None
+    """Fields of a structured type that are moved; None: whole elements."""
+
+    __hash__ = None  # type: ignore[assignment]  # plans are compared by nothing
+
+    @property
+    def work_shape(self) -> Shape:
+        return self.selection.work_shape
+
+    @property
+    def ndim(self) -> int:
+        """Dimensions of the array."""
+        return len(self.grids)
+
+    def __len__(self) -> int:
+        return math.prod(len(axis) for axis in self.axes)
+
+    @property
+    def segment(self) -> Int64:
+        """Segment number of each axis, shape (rows, axes); rows run in C order of the segments."""
+        return self.segments_of(np.arange(len(self), dtype=np.int64))
+
+    def segments_of(self, rows: Int64) -> Int64:
+        """The same for some rows only."""
+        counts = tuple(len(axis) for axis in self.axes)
+        out = np.empty((len(rows), len(counts)), np.int64)
+        if counts and len(rows):
+            for column, values in zip(out.T, np.unravel_index(rows, counts), strict=True):
+                column[:] = values
+        return out
+
+    def chunks_of(self, segment: Int64) -> Int64:
+        """Chunk coordinates, shape (rows, ndim), of rows given by their segments."""
+        out = np.empty((len(segment), self.ndim), np.int64)
+        for number, axis in enumerate(self.axes):
+            for position, dim in enumerate(axis.dims):
+                out[:, dim] = axis.chunk[segment[:, number], position]
+        return out
+
+    @property
+    def chunk(self) -> Int64:
+        """Chunk coordinates of every row, shape (rows, ndim)."""
+        return self.chunks_of(self.segment)
+
+    def _column(self, name: str) -> Int64:
+        segment = self.segment
+        out = np.empty(segment.shape, np.int64)
+        for number, axis in enumerate(self.axes):
+            out[:, number] = getattr(axis, name)[segment[:, number]]
+        return out
+
+    @property
+    def chunk_start(self) -> Int64:
+        """First element inside the chunk, shape (rows, axes); 0 for points."""
+        return self._column("chunk_start")
+
+    @property
+    def out_start(self) -> Int64:
+        """First element on the output axes, shape (rows, axes)."""
+        return self._column("out_start")
+
+    @property
+    def extent(self) -> Int64:
+        """Number of elements per output axis, shape (rows, axes)."""
+        return self._column("extent")
+
+    def complete(self, segment: Int64) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """True for rows that cover every element of their chunk that lies inside the array.
+
+        Such a chunk can be written without reading what was stored before.
+        """
+        out = np.full(len(segment), self.fields is None, np.bool_)
+        for number, axis in enumerate(self.axes):
+            if axis.index is not None:
+                covered = _points_cover(axis, self.grids)
+            else:
+                grid = self.grids[axis.dims[0]]
+                chunk = axis.chunk[:, 0]
+                inside = np.minimum(grid.extent(chunk), grid.length - grid.start(chunk))
+                covered = (axis.extent == inside) & (axis.chunk_start == 0)
+            out &= covered[segment[:, number]]
+        return out
+
+
+def _points_cover(axis: Segments, grids: Sequence[Axis]) -> NDArray:
+    """Which segments of points hit every element of their chunk (only tried when they could)."""
+    inside = np.ones(len(axis), np.int64)
+    for position, dim in enumerate(axis.dims):
+        grid = grids[dim]
+        chunk = axis.chunk[:, position]
+        inside *= np.minimum(grid.extent(chunk), grid.length - grid.start(chunk))
+    covered = np.zeros(len(axis), np.bool_)
+    for segment in np.flatnonzero(axis.extent >= inside).tolist():
+        index = axis.in_chunk(segment)
+        distinct = np.unique(np.stack(index), axis=1).shape[1]  # type: ignore[arg-type]  # points
+        covered[segment] = distinct == inside[segment]
+    return covered
+
+
+def make_plan(
+    selection: Selection, grids: tuple[Axis, ...], fields: str | list[str] | None = None
+) -> Plan:
+    """Cut ``selection`` at the chunk borders of ``grids`` (one axis per array dimension)."""
+    axes = tuple(
+        _cut_range(axis, grids[axis.dim]) if isinstance(axis, Range) else _cut_points(axis, grids)
+        for axis in selection.axes
+    )
+    return Plan(selection=selection, grids=grids, axes=axes, fields=fields)
+
+
+class Assembler:
+    """Moves data between chunks and the work view of the output, row by row.
+
+    Rows are given by their segment numbers. Only NumPy indexing happens here; the device backend
+    does the same in its scatter kernel from the plan's columns.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._axes = plan.axes
+        self._points = [a for a, axis in enumerate(plan.axes) if axis.index is not None]
+        self._dims = tuple(d for axis in plan.axes for d in axis.dims)
+        self._in_order = self._dims == tuple(range(plan.ndim))
+        self._simple = not self._points and self._in_order
+
+    def out_index(self, row: Sequence[int]) -> tuple[Any, ...]:
+        """Index of the row's elements in the work view."""
+        index: list[Any] = [axis.out_index(s) for axis, s in zip(self._axes, row, strict=True)]
+        return _as_open_mesh(index)
+
+    def box(self, row: Sequence[int]) -> list[tuple[int, int, int]] | None:
+        """``(start, extent, step)`` per array dimension, None when the row has points."""
+        if not self._simple:
+            return None
+        return [
+            (int(axis.chunk_start[s]), int(axis.extent[s]), axis.step)
+            for axis, s in zip(self._axes, row, strict=True)
+        ]
+
+    def take(self, chunk: NDArray, row: Sequence[int]) -> NDArray:
+        """The row's elements of ``chunk``, shaped like its place in the work view."""
+        if self._simple:
+            return chunk[
+                tuple(axis.in_chunk(s) for axis, s in zip(self._axes, row, strict=True))  # type: ignore[arg-type]  # slices only
+            ]
+        index = self._chunk_index(row)
+        if len(self._points) > 1:  # orthogonal: cut one axis after the other, slices first
+            chunk = chunk[tuple(i if isinstance(i, slice) else slice(None) for i in index)]
+            for dim, i in enumerate(index):
+                if not isinstance(i, slice):
+                    chunk = chunk.take(i, axis=dim)
+            return chunk
+        taken = chunk[tuple(index)]
+        return taken.transpose(self._result_order(index)) if not self._in_order else taken
+
+    def put(self, chunk: NDArray, row: Sequence[int], value: NDArray) -> None:
+        """Write ``value`` (shaped like the row's place in the work view) into ``chunk``."""
+        index = self._chunk_index(row)
+        if len(self._points) > 1:
+            chunk[_as_open_mesh(index, chunk.shape)] = value
+            return
+        if not self._in_order and self._points:
+            value = value.transpose(np.argsort(self._result_order(index)))
+        chunk[tuple(index)] = value
+
+    def _chunk_index(self, row: Sequence[int]) -> list[Any]:
+        index: list[Any] = [None] * len(self._dims)
+        for axis, s in zip(self._axes, row, strict=True):
+            inside = axis.in_chunk(s)
+            if isinstance(inside, slice):
+                index[axis.dims[0]] = inside
+            else:
+                for dim, i in zip(axis.dims, inside, strict=True):
+                    index[dim] = i
+        return index
+
+    def _result_order(self, index: Sequence[Any]) -> list[int]:
+        """Which axis of ``chunk[index]`` is each output axis.
+
+        NumPy puts the one axis of index arrays where they stand if they stand together, and first
+        otherwise; the plan may want it elsewhere.
+        """
+        at = [d for d, i in enumerate(index) if not isinstance(i, slice)]
+        together = bool(at) and at[-1] - at[0] == len(at) - 1
+        produced: list[int] = [] if together or not at else [at[0]]
+        for dim, i in enumerate(index):
+            if isinstance(i, slice) or (together and dim == at[0]):
+                produced.append(dim)
+        return [
+            produced.index(axis.dims[0] if axis.index is None else at[0]) for axis in self._axes
+        ]
+
+
+def _as_open_mesh(index: Sequence[Any], shape: Shape | None = None) -> tuple[Any, ...]:
+    """``index`` unchanged, or as ``np.ix_`` when several axes have index arrays."""
+    if sum(not isinstance(i, slice) for i in index) < 2:
+        return tuple(index)
+    mesh = []
+    for number, i in enumerate(index):
+        if isinstance(i, slice):
+            stop = i.stop if shape is None else i.indices(shape[number])[1]
+            i = np.arange(i.start or 0, stop, i.step or 1)
+        mesh.append(i)
+    return np.ix_(*mesh)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Placement:
+    """In which stored object, and where in it, each row's chunk lies.
+
+    ``objects`` are the distinct object coordinates, shape (objects, ndim). Rows
+    ``rows[first[i]:first[i + 1]]`` belong to object i. ``slots`` has one row per sharding level:
+    the C-order number of the inner chunk inside its parent.
+    """
+
+    objects: Int64
+    rows: Int64
+    first: Int64
+    slots: Int64
+
+    def __len__(self) -> int:
+        return len(self.objects)
+
+
+def place(
+    chunks: Int64, object_axes: Sequence[Axis], leaf: Shape, layers: Sequence[Shape]
+) -> Placement:
+    """Group rows (given by leaf chunk coordinates) by stored object.
+
+    ``object_axes`` is the grid of stored objects, ``leaf`` the shape of the innermost chunks and
+    ``layers`` the number of parts per dimension at each level, outermost first.
+    """
+    n, ndim = chunks.shape
+    if not layers:
+        rows = np.arange(n, dtype=np.int64)
+        return Placement(chunks, rows, np.arange(n + 1, dtype=np.int64), np.empty((0, n), np.int64))
+    begin = chunks * np.asarray(leaf, np.int64)
+    coords = np.empty_like(chunks)
+    within = np.empty_like(chunks)  # leaf number inside the object
+    for d, axis in enumerate(object_axes):
+        coords[:, d] = axis.chunk_of(begin[:, d])
+        within[:, d] = (begin[:, d] - axis.start(coords[:, d])) // leaf[d]
+    linear = np.zeros(n, np.int64)
+    for d, axis in enumerate(object_axes):
+        linear = linear * max(1, axis.count) + coords[:, d]
+    rows = np.arange(n, dtype=np.int64)
+    if n > 1 and (linear[1:] < linear[:-1]).any():
+        rows = np.argsort(linear, kind="stable")
+        linear = linear[rows]
+    first = np.flatnonzero(np.concatenate(([True], linear[1:] != linear[:-1]))) if n else rows
+    slots = np.zeros((len(layers), n), np.int64)
+    for level in range(len(layers)):
+        below = [math.prod(layer[d] for layer in layers[level + 1 :]) for d in range(ndim)]
+        for d in range(ndim):
+            part = within[:, d] // below[d]
+            parts: Int64 | int = layers[level][d]
+            if level == 0:  # shards of a rectilinear grid hold different numbers of parts
+                parts = object_axes[d].extent(coords[:, d]) // (leaf[d] * below[d])
+            slots[level] = slots[level] * parts + part
+            within[:, d] -= part * below[d]
+    return Placement(coords[rows[first]], rows, np.append(first, n), slots)
