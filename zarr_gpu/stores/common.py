@@ -8,6 +8,8 @@ Knows nothing of any particular store.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from zarr_gpu.errors import StoreError
 from zarr_gpu.stores.base import Store, check_key
 
@@ -27,8 +29,24 @@ def check_prefix(prefix: str) -> str:
     return check_key(prefix) + "/" if prefix else ""
 
 
-def failed(what: str, error: Exception) -> StoreError:
+def failed(what: str, error: BaseException) -> StoreError:
     """``error`` as a StoreError that says ``what`` failed and keeps number and text."""
     if isinstance(error, OSError) and error.errno is not None:
-        return StoreError(error.errno, f"{what}: {error.strerror}")
-    return StoreError(f"{what}: {type(error).__name__}: {error}")
+        result = StoreError(error.errno, f"{what}: {error.strerror}")
+    else:
+        result = StoreError(f"{what}: {type(error).__name__}: {error}")
+    result.transient = isinstance(error, TimeoutError | ConnectionError)
+    return result
+
+
+def keys_below(keys: Iterable[str], prefix: str) -> Iterator[str]:
+    """Those of ``keys`` at or below the directory ``prefix``."""
+    inside = check_prefix(prefix)
+    return (key for key in keys if key.startswith(inside) or key == prefix)
+
+
+def names_below(keys: Iterable[str], prefix: str) -> list[str]:
+    """Names directly below the directory ``prefix``, sorted."""
+    inside = check_prefix(prefix)
+    skip = len(inside)
+    return sorted({key[skip:].split("/", 1)[0] for key in keys if key.startswith(inside)})

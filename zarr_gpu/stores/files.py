@@ -17,6 +17,7 @@ from contextlib import suppress
 
 from zarr_gpu._types import Bytes
 from zarr_gpu.errors import StoreError
+from zarr_gpu.stores.base import Reader
 
 ONE_READ = 1 << 30
 """Linux transfers at most 2 GiB - 4 KiB in one call."""
@@ -104,3 +105,34 @@ def remove(path: str) -> None:
                 raise
         else:
             return
+
+
+class FileReader(Reader):
+    """An open regular file; a file that replaces it is not seen."""
+
+    __slots__ = ("_fd", "_name", "size", "version")
+
+    def __init__(self, name: str, fd: int, status: os.stat_result) -> None:
+        self._name = name
+        self._fd = fd
+        self.size = status.st_size
+        self.version = (status.st_ino, status.st_mtime_ns, status.st_size)
+
+    def read(self, offset: int, nbytes: int) -> Bytes:
+        self._check(offset, nbytes)
+        return read_exactly(self._fd, offset, nbytes, self._name)
+
+    def read_into(self, offset: int, out: memoryview) -> None:
+        self._check(offset, len(out))
+        fill(self._fd, offset, out, self._name)
+
+    def _check(self, offset: int, nbytes: int) -> None:
+        if offset < 0 or nbytes < 0 or offset + nbytes > self.size:
+            raise StoreError(
+                f"{self._name}: bytes {offset}..{offset + nbytes} of a file of {self.size} bytes"
+            )
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)

@@ -37,7 +37,7 @@ from zarr_gpu.stores.base import ByteRange, Located, Reader, check_key, check_li
 from zarr_gpu.stores.common import SameBytes, check_prefix, failed
 from zarr_gpu.stores.files import (
     TRIES,
-    fill,
+    FileReader,
     make_directories,
     read_exactly,
     remove,
@@ -187,7 +187,7 @@ class LocalStore(SameBytes):
         opened = self._open(key)
         if opened is None:
             return None
-        reader = _FileReader(key, *opened)
+        reader = FileReader(key, *opened)
         try:
             check_limit(key, reader.size, limit)
         except BaseException:
@@ -451,32 +451,3 @@ def _as_store_errors(what: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise failed(what, error) from error
-
-
-class _FileReader(Reader):
-    __slots__ = ("_fd", "_name", "size", "version")
-
-    def __init__(self, name: str, fd: int, status: os.stat_result) -> None:
-        self._name = name
-        self._fd = fd
-        self.size = status.st_size
-        self.version = (status.st_ino, status.st_mtime_ns, status.st_size)
-
-    def read(self, offset: int, nbytes: int) -> Bytes:
-        self._check(offset, nbytes)
-        return read_exactly(self._fd, offset, nbytes, self._name)
-
-    def read_into(self, offset: int, out: memoryview) -> None:
-        self._check(offset, len(out))
-        fill(self._fd, offset, out, self._name)
-
-    def _check(self, offset: int, nbytes: int) -> None:
-        if offset < 0 or nbytes < 0 or offset + nbytes > self.size:
-            raise StoreError(
-                f"{self._name}: bytes {offset}..{offset + nbytes} of a file of {self.size} bytes"
-            )
-
-    def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)

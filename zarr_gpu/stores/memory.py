@@ -19,7 +19,7 @@ import numpy as np
 
 from zarr_gpu._types import Bytes
 from zarr_gpu.stores.base import ByteRange, BytesReader, Located, Reader, check_key, check_limit
-from zarr_gpu.stores.common import SameBytes, check_prefix
+from zarr_gpu.stores.common import SameBytes, keys_below, names_below
 from zarr_gpu.stores.locks import process_lock
 
 
@@ -90,15 +90,10 @@ class MemoryStore(SameBytes):
     # -- listing ------------------------------------------------------------------------------
 
     def list_prefix(self, prefix: str = "") -> Iterator[str]:
-        inside = check_prefix(prefix)
-        # A copy of the keys: other threads may write meanwhile.
-        return (k for k in list(self.data) if k.startswith(inside) or k == prefix)
+        return keys_below(list(self.data), prefix)  # a copy: others may write meanwhile
 
     def list_dir(self, prefix: str = "") -> list[str]:
-        inside = check_prefix(prefix)
-        skip = len(inside)
-        keys = list(self.data)
-        return sorted({k[skip:].split("/", 1)[0] for k in keys if k.startswith(inside)})
+        return names_below(list(self.data), prefix)
 
     # -- writing ------------------------------------------------------------------------------
 

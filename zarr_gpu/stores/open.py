@@ -1,0 +1,101 @@
+"""From what users write to a store: paths, URLs, mappings, zip files and foreign stores.
+
+Knows every store and no Zarr.
+
+>>> make_store({})
+(MemoryStore(0 objects), '')
+"""
+
+# ruff: noqa: PTH112, PTH113 - paths stay text
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Literal, TypeAlias
+from urllib.parse import unquote, urlsplit
+
+from zarr_gpu.stores.base import Store, check_key
+
+StoreLike: TypeAlias = Store | str | os.PathLike[str] | MutableMapping[str, bytes] | Any
+_ZIP_MODES: Mapping[str | None, Literal["r", "a", "w", "x"]] = {
+    None: "r", "r": "r", "r+": "a", "a": "a", "w": "w", "w-": "x",
+}  # fmt: skip
+
+
+def make_store(
+    store: StoreLike = None,
+    *,
+    mode: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    read_only: bool | None = None,
+) -> tuple[Store, str]:
+    """The store that ``store`` stands for, and the path inside it ("" for the root).
+
+    ``store``: a :class:`Store`; a path; a URL (``file://`` is a path, the rest is fsspec's); the
+    path of a zip file (ending in ``.zip``); a mapping; None for a new store in memory; an
+    ``fsspec.mapping.FSMap``; a store or ``StorePath`` of zarr-python. ``mode`` "r" makes the store
+    read-only unless ``read_only`` says otherwise. Raises TypeError for anything else, and for
+    ``storage_options`` without a URL.
+    """
+    if read_only is None:
+        read_only = mode == "r"
+    is_url = isinstance(store, str) and "://" in store
+    if storage_options and not is_url:
+        raise TypeError(f"storage_options are for URLs, not for {type(store).__name__} {store!r}")
+    if isinstance(store, str) and is_url and not store.startswith("file://"):
+        from zarr_gpu.stores.fsspec import FsspecStore
+
+        return FsspecStore.from_url(store, storage_options, read_only=read_only), ""
+    if isinstance(store, str | os.PathLike):
+        return _from_path(os.fspath(store), mode, read_only), ""
+    result, path = _from_object(store)
+    if read_only and not result.read_only:
+        result = result.with_read_only()
+    return result, path
+
+
+def _from_path(path: str, mode: str | None, read_only: bool) -> Store:
+    if path.startswith("file://"):
+        path = unquote(urlsplit(path).path)
+    if not path:
+        raise ValueError("the path of the store is empty")
+    creates = mode in ("w", "w-", "a") and not os.path.isdir(path)
+    if path.endswith(".zip") and (creates or os.path.isfile(path)):
+        from zarr_gpu.stores.zip import ZipStore
+
+        return ZipStore(path, "r" if read_only else _ZIP_MODES[mode])
+    from zarr_gpu.stores.local import LocalStore
+
+    return LocalStore(path, read_only=read_only)
+
+
+def _from_object(store: Any) -> tuple[Store, str]:
+    if isinstance(store, Store):
+        return store, ""
+    if _is_a(store, "fsspec.mapping", "FSMap"):
+        from zarr_gpu.stores.fsspec import FsspecStore
+
+        return FsspecStore(store.fs, store.root), ""
+    if _is_a(store, "zarr.storage", "StorePath"):
+        path = store.path.strip("/")
+        return _from_object(store.store)[0], check_key(path) if path else ""
+    if _is_a(store, "zarr.abc.store", "Store"):
+        from zarr_gpu.stores.zarr_python import ZarrPythonStore
+
+        return ZarrPythonStore(store), ""
+    if store is None or isinstance(store, MutableMapping):
+        from zarr_gpu.stores.memory import MemoryStore
+
+        return MemoryStore(store), ""
+    raise TypeError(
+        f"a store is a path, URL, mapping, Store, FSMap or store of zarr-python, "
+        f"not {type(store).__name__}"
+    )
+
+
+def _is_a(value: Any, module: str, name: str) -> bool:
+    """``isinstance`` without importing: a value of a class implies that its module is loaded."""
+    cls = getattr(sys.modules.get(module), name, None)
+    return cls is not None and isinstance(value, cls)
