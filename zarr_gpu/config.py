@@ -35,7 +35,7 @@ class ArrayConfig:
     sharding_coalesce_max_bytes: int = 16 << 20
     """Largest such range."""
     concurrent_writes: Literal["locked", "unsafe"] = "locked"
-    """``locked``: writes that share a chunk or shard take the store's lock, or raise without one."""
+    """``locked``: writes that share a chunk or shard take the store's lock, or raise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -136,7 +136,9 @@ class CodecError(ZarrGpuError, ValueError):
     Codecs know neither array nor key; the backend wraps this into a :class:`ChunkError`.
     """
 
-    def __init__(self, message: str, *, codec: str, expected: object = None, found: object = None):
+    def __init__(
+        self, message: str, *, codec: str, expected: object = None, found: object = None
+    ) -> None:
         self.codec = codec
         self.expected = expected
         self.found = found

@@ -296,7 +296,7 @@ def _wrap(index: NDArray, dim: int, n: int) -> Int64:
 def _is_mask(item: Any) -> bool:
     dtype = getattr(item, "dtype", None)
     if dtype is not None:
-        return bool(dtype == bool)
+        return bool(dtype == np.bool_)
     return isinstance(item, list) and bool(np.asarray(item).dtype == bool)
 
 

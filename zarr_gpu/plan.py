@@ -280,9 +280,11 @@ class Assembler:
     def take(self, chunk: NDArray, row: Sequence[int]) -> NDArray:
         """The row's elements of ``chunk``, shaped like its place in the work view."""
         if self._simple:
-            return chunk[
-                tuple(axis.in_chunk(s) for axis, s in zip(self._axes, row, strict=True))  # type: ignore[arg-type]  # slices only
-            ]
+            box: tuple[Any, ...] = tuple(
+                axis.in_chunk(s) for axis, s in zip(self._axes, row, strict=True)
+            )
+            part: NDArray = chunk[box]
+            return part
         index = self._chunk_index(row)
         if len(self._points) > 1:  # orthogonal: cut one axis after the other, slices first
             chunk = chunk[tuple(i if isinstance(i, slice) else slice(None) for i in index)]
@@ -290,7 +292,7 @@ class Assembler:
                 if not isinstance(i, slice):
                     chunk = chunk.take(i, axis=dim)
             return chunk
-        taken = chunk[tuple(index)]
+        taken: NDArray = chunk[tuple(index)]
         return taken.transpose(self._result_order(index)) if not self._in_order else taken
 
     def put(self, chunk: NDArray, row: Sequence[int], value: NDArray) -> None:

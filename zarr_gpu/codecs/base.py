@@ -18,10 +18,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
-from typing_extensions import Self
 
 from zarr_gpu._types import JSON, Bytes, NDArray, Shape
 from zarr_gpu.metadata.dtypes import DataType

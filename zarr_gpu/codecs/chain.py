@@ -125,12 +125,13 @@ class BoundChain:
         from zarr_gpu.codecs.transpose import TransposeCodec
 
         codec = self.chain.array_bytes
-        plain = isinstance(codec, BytesCodec) and not self.chain.bytes_bytes
-        if not plain or not _elements_are_bytes(self.spec):
+        if not isinstance(codec, BytesCodec) or self.chain.bytes_bytes:
+            return None
+        if not _elements_are_bytes(self.spec):
             return None
         order = list(range(len(self.spec.shape)))
         for step in self.chain.array_array:
-            if not isinstance(step, TransposeCodec):
+            if not isinstance(step, TransposeCodec) or isinstance(step.order, str):
                 return None
             order = [order[d] for d in step.order]
         stored = codec.stored_dtype(self.spec)
@@ -179,7 +180,7 @@ class BoundChain:
             return None
         if target.dtype != self._stored_dtype or not target.nbytes:
             return None
-        return memoryview(target.reshape(-1).view(np.uint8))
+        return target.reshape(-1).view(np.uint8).data
 
     @cached_property
     def _bytes_are_elements(self) -> bool:
@@ -231,7 +232,8 @@ class RawLayout:
 
 def _elements_are_bytes(spec: ChunkSpec) -> bool:
     """True when any bytes make valid elements: not for references, nor for sub-byte types whose
-    unused upper bits have to be masked."""
+    unused upper bits have to be masked.
+    """
     data_type = spec.data_type
     return not data_type.is_variable and (
         data_type.packed_bits % 8 == 0 or data_type.dtype == np.bool_

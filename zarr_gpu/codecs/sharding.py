@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +56,7 @@ class ShardingCodec(ArrayBytesCodec):
         unknown = set(config) - {"chunk_shape", "codecs", "index_codecs", "index_location"}
         if unknown:
             raise ValueError(f"unknown configuration member {min(unknown)!r}")
-        shape = config.get("chunk_shape")
+        shape: Any = config.get("chunk_shape")
         if not isinstance(shape, Sequence) or not all(type(n) is int and n > 0 for n in shape):
             raise ValueError(f"chunk_shape: expected a list of positive integers, found {shape!r}")
         location = config.get("index_location", "end")
@@ -64,10 +64,10 @@ class ShardingCodec(ArrayBytesCodec):
             raise ValueError(f"index_location: expected 'start' or 'end', found {location!r}")
         index = config.get("index_codecs")
         return cls(
-            chunk_shape=tuple(shape),  # type: ignore[arg-type]  # checked above
+            chunk_shape=tuple(shape),
             codecs=_codecs(config.get("codecs"), "codecs"),
             index_codecs=None if index is None else _codecs(index, "index_codecs"),
-            index_location=location,  # type: ignore[arg-type]  # checked above
+            index_location=location,
         )
 
     def to_config(self) -> dict[str, JSON]:

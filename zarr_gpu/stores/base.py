@@ -152,7 +152,7 @@ class Store:
     def get_many(
         self, keys: Sequence[str], offset: Int64, nbytes: Int64, *, limit: int | None = None
     ) -> list[Bytes | None]:
-        """Ranges of many keys, as columns; ``nbytes`` -1 is "to the end", negative offsets suffixes.
+        """Ranges of many keys, as columns; ``nbytes`` -1 reads to the end.
 
         Stores with high latency override this with one batched call.
         """
@@ -296,7 +296,7 @@ def check_key(key: str) -> str:
     """
     if not key or key[0] == "/" or "\\" in key or "\0" in key:
         raise StoreKeyError(f"illegal store key {key!r}")
-    if key == ".." or key == "." or "./" in key or "//" in key or key.endswith(("/", "/.", "/..")):
+    if key in (".", "..") or "./" in key or "//" in key or key.endswith(("/", "/.", "/..")):
         for part in key.split("/"):
             if part in ("", ".", ".."):
                 raise StoreKeyError(f"illegal store key {key!r}: segment {part!r}")

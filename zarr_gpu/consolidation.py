@@ -1,0 +1,49 @@
+"""Consolidated metadata: all documents of a hierarchy in one, for stores that are slow to list.
+
+v3 keeps them inline in the group's ``zarr.json``, v2 in ``.zmetadata``. An entry that does not
+parse stays an error for that node alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from zarr_gpu.config import config
+from zarr_gpu.metadata import json
+from zarr_gpu.metadata.group import GroupMetadata, dump_consolidated_v2, parse_consolidated_v2
+from zarr_gpu.nodes import Metadata, StorePath, join, lock_or_none, walk, write_node
+
+
+def consolidate(place: StorePath, metadata: GroupMetadata) -> GroupMetadata:
+    """Collect the metadata below ``place`` and store them there; returns the group's own."""
+    store = place.store
+    store.check_writable()
+    if not store.supports_listing:
+        raise TypeError(f"{store!r} cannot list its keys, so its metadata cannot be consolidated")
+    nodes: dict[str, Metadata] = {}
+    for path, node in walk(store, place.path, metadata.zarr_format):
+        nodes[path] = without_consolidated(node) if isinstance(node, GroupMetadata) else node
+    changed = replace(metadata, consolidated=nodes)
+    if metadata.zarr_format == 3:
+        with lock_or_none(store, join(place.path, "zarr.json")):
+            write_node(store, place.path, changed)
+    else:
+        root = {"": without_consolidated(metadata), **nodes}
+        store.set(join(place.path, ".zmetadata"), dump_consolidated_v2(root))
+    return changed
+
+
+def with_v2_consolidated(place: StorePath, metadata: GroupMetadata, key: str) -> GroupMetadata:
+    """``metadata`` with the members listed in a v2 ``.zmetadata``, if there is one."""
+    name = join(place.path, key)
+    data = place.store.get(name, limit=config.current.limits.metadata_nbytes)
+    if data is None:
+        return metadata
+    nodes = dict(parse_consolidated_v2(json.load(data, name), name))
+    nodes.pop("", None)
+    return replace(metadata, consolidated=nodes)
+
+
+def without_consolidated(metadata: GroupMetadata) -> GroupMetadata:
+    """The same group, its members looked up one by one."""
+    return replace(metadata, consolidated=None)

@@ -1,0 +1,421 @@
+"""From the arguments of ``create_array`` and its kin to :class:`ArrayMetadata`.
+
+Pure: nothing here touches a store. Names, defaults and ``"auto"`` follow zarr-python 3.4.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from zarr_gpu._types import JSON, Shape
+from zarr_gpu.codecs import registry
+from zarr_gpu.codecs.base import ArrayArrayCodec, ArrayBytesCodec, BytesBytesCodec, ChunkSpec, Codec
+from zarr_gpu.codecs.chain import CodecChain
+from zarr_gpu.codecs.sharding import ShardingCodec
+from zarr_gpu.config import config
+from zarr_gpu.metadata.array import ArrayMetadata, V2Members
+from zarr_gpu.metadata.dtypes import DataType, from_dtype_like
+from zarr_gpu.metadata.grids import ChunkGrid, RectilinearGrid, RegularGrid
+from zarr_gpu.metadata.keys import ChunkKeyEncoding
+from zarr_gpu.metadata.named import NamedConfig
+from zarr_gpu.metadata.v2 import object_codec_id
+
+
+class _Default:
+    """Sentinel: the data type's own fill value."""
+
+    def __repr__(self) -> str:
+        return "<default>"
+
+
+DEFAULT = _Default()
+
+
+def parse_shape(shape: Any) -> Shape:
+    """An int or a sequence of ints; ValueError for negative ones."""
+    items = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
+    out = tuple(_dimension(n) for n in items)
+    if any(n < 0 for n in out):
+        raise ValueError(f"shape must not be negative, found {shape!r}")
+    return out
+
+
+def _dimension(n: Any) -> int:
+    if isinstance(n, (bool, np.bool_)) or not isinstance(n, (int, np.integer)):
+        raise TypeError(f"shape and chunks are made of integers, found {n!r}")
+    return int(n)
+
+
+def guess_chunks(shape: Shape, itemsize: int) -> Shape:
+    """Chunks for ``chunks="auto"``: halve axis after axis until near the target size.
+
+    The target grows with the array, 256 KiB at 1 MiB and doubling with every factor of ten,
+    within 128 KiB and 64 MiB (the formula of PyTables, as h5py and zarr-python use it).
+    """
+    chunks = [max(1, n) for n in shape]
+    if itemsize == 0 or not chunks:
+        return tuple(chunks)
+    total = math.prod(chunks) * itemsize
+    target = 256 * 1024 * 2.0 ** math.log10(total / 2**20)
+    target = min(max(target, 128 * 1024), 64 * 2**20)
+    axis = 0
+    while True:
+        nbytes = math.prod(chunks) * itemsize
+        near = nbytes < target or abs(nbytes - target) / target < 0.5
+        if (near and nbytes < 64 * 2**20) or math.prod(chunks) == 1:
+            return tuple(chunks)
+        chunks[axis % len(chunks)] = -(-chunks[axis % len(chunks)] // 2)
+        axis += 1
+
+
+def parse_chunks(chunks: Any, shape: Shape, itemsize: int) -> ChunkGrid:
+    """``"auto"``/True/None, False (one chunk), an int for all axes, a tuple, or lists per axis.
+
+    -1 and None in a tuple span the axis. A list of lengths in any axis gives a rectilinear grid.
+    """
+    if chunks is True or chunks is None or (isinstance(chunks, str) and chunks == "auto"):
+        return RegularGrid(chunk_shape=guess_chunks(shape, itemsize))
+    if chunks is False:
+        return RegularGrid(chunk_shape=tuple(max(1, n) for n in shape))
+    if isinstance(chunks, str):
+        raise ValueError(
+            f"chunks: expected 'auto', integers or lists of integers, found {chunks!r}"
+        )
+    if isinstance(chunks, (int, np.integer)):
+        chunks = (chunks,) * len(shape)
+    chunks = tuple(chunks)
+    if len(chunks) != len(shape):
+        raise ValueError(f"chunks {chunks} has {len(chunks)} axes, the array {len(shape)}")
+    if any(isinstance(c, Iterable) for c in chunks):
+        parts = tuple(_axis_chunks(c, n) for c, n in zip(chunks, shape, strict=True))
+        return RectilinearGrid(chunk_shapes=parts)
+    return RegularGrid(
+        chunk_shape=tuple(_axis_chunk(c, n) for c, n in zip(chunks, shape, strict=True))
+    )
+
+
+def _axis_chunk(chunk: Any, length: int) -> int:
+    if chunk is None or chunk == -1:
+        return max(1, length)
+    count = _dimension(chunk)
+    if count < 1:
+        raise ValueError(
+            f"chunk lengths must be positive (or -1 for the whole axis), found {count}"
+        )
+    return count
+
+
+def _axis_chunks(chunks: Any, length: int) -> int | tuple[int, ...]:
+    if not isinstance(chunks, Iterable):
+        return _axis_chunk(chunks, length)
+    out: list[int] = []
+    for item in chunks:
+        if isinstance(item, Iterable):  # run length: [chunk, repeat]
+            chunk, repeat = item
+            out += [_axis_chunk(chunk, length)] * _dimension(repeat)
+        else:
+            out.append(_axis_chunk(item, length))
+    if sum(out) < length:
+        raise ValueError(f"chunk lengths {out} add up to {sum(out)}, the axis has {length}")
+    return tuple(out)
+
+
+def parse_shards(shards: Any, shape: Shape, chunks: Shape, itemsize: int) -> tuple[Any, str]:
+    """``(outer chunks, index location)`` for ``shards=``: "auto", a shape, or a mapping."""
+    location = "end"
+    if isinstance(shards, Mapping):
+        given = shards.get("index_location", "end")
+        location = str(getattr(given, "value", given))
+        shards = shards["shape"]
+    if isinstance(shards, str) or shards is True:
+        if shards not in ("auto", True):
+            raise ValueError(f"shards: expected 'auto', a shape or a mapping, found {shards!r}")
+        return _guess_shards(shape, chunks, itemsize), location
+    if isinstance(shards, (int, np.integer)):
+        shards = (int(shards),) * len(shape)
+    return tuple(shards), location
+
+
+def _guess_shards(shape: Shape, chunks: Shape, itemsize: int) -> Shape:
+    target = config.current.target_shard_size_bytes
+    if target is None:
+        return tuple(c * 2 if n // c > 8 else c for n, c in zip(shape, chunks, strict=True))
+    nbytes = math.prod(chunks) * itemsize
+    factor = 1
+    while (
+        chunks
+        and 0 < nbytes * (factor + 1) ** len(chunks) <= target
+        and all(c * (factor + 1) <= n for n, c in zip(shape, chunks, strict=True))
+    ):
+        factor += 1
+    return tuple(c * factor for c in chunks)
+
+
+def array_metadata(
+    *,
+    shape: Any,
+    dtype: Any,
+    chunks: Any = "auto",
+    shards: Any = None,
+    filters: Any = "auto",
+    compressors: Any = "auto",
+    serializer: Any = "auto",
+    fill_value: Any = DEFAULT,
+    order: str | None = None,
+    zarr_format: int | None = None,
+    attributes: Mapping[str, JSON] | None = None,
+    chunk_key_encoding: Any = None,
+    dimension_names: Iterable[str | None] | None = None,
+) -> ArrayMetadata:
+    """The metadata of a new array. Raises ValueError or TypeError for arguments that do not fit."""
+    zarr_format = config.current.default_zarr_format if zarr_format is None else zarr_format
+    if zarr_format not in (2, 3):
+        raise ValueError(f"zarr_format must be 2 or 3, found {zarr_format!r}")
+    shape = parse_shape(shape)
+    if order not in (None, "C", "F"):
+        raise ValueError(f"order must be 'C' or 'F', found {order!r}")
+    keys = parse_key_encoding(chunk_key_encoding, zarr_format)
+    common: dict[str, Any] = {
+        "zarr_format": zarr_format,
+        "shape": shape,
+        "attributes": dict(attributes or {}),
+        "chunk_key_encoding": keys,
+        "extra": {},
+    }
+    if zarr_format == 2:
+        if shards is not None:
+            raise ValueError("Zarr format 2 has no shards; use zarr_format=3")
+        if dimension_names is not None:
+            raise ValueError(
+                "Zarr format 2 has no dimension names; xarray's convention is the attribute "
+                "'_ARRAY_DIMENSIONS'"
+            )
+        return _metadata_v2(common, dtype, chunks, filters, compressors, fill_value, order or "C")
+    data_type = from_dtype_like(dtype, 3)
+    grid = parse_chunks(chunks, shape, data_type.itemsize)
+    inner: Shape | None = None
+    location = "end"
+    if shards is not None:
+        if not isinstance(grid, RegularGrid):
+            raise ValueError("inner chunks must be regular; give the list of lengths to shards=")
+        inner = grid.chunk_shape
+        outer, location = parse_shards(shards, shape, inner, data_type.itemsize)
+        grid = parse_chunks(outer, shape, data_type.itemsize)
+    codecs = _codecs_v3(filters, serializer, compressors, data_type)
+    if inner is not None:
+        codecs = [ShardingCodec(chunk_shape=inner, codecs=tuple(codecs), index_location=location)]  # type: ignore[arg-type]  # checked by from_config below
+        ShardingCodec.from_config(codecs[0].to_config())
+    fill = (
+        data_type.default_fill()
+        if fill_value is DEFAULT or fill_value is None
+        else data_type.cast_fill(fill_value)
+    )
+    first = (
+        tuple(
+            int(axis.extent(np.zeros((), np.int64))) if axis.count or shards is None else 1
+            for axis in grid.axes(shape)
+        )
+        if isinstance(grid, RectilinearGrid)
+        else grid.chunk_shape
+    )
+    spec = ChunkSpec(shape=first, data_type=data_type, fill_value=fill)
+    bound = CodecChain.from_codecs(codecs, ("codecs",)).bind(spec).chain
+    names = None if dimension_names is None else tuple(dimension_names)
+    if names is not None and len(names) != len(shape):
+        raise ValueError(f"dimension_names {names} for an array of {len(shape)} dimensions")
+    return ArrayMetadata(
+        **common,
+        data_type=data_type,
+        chunk_grid=grid,
+        fill_value=fill,
+        codecs=tuple(_named(codec) for codec in bound.codecs),
+        dimension_names=names,
+        v2=None,
+    )
+
+
+def _named(codec: Codec) -> NamedConfig:
+    document = codec.to_dict()
+    config: Any = document.get("configuration", {})
+    return NamedConfig(codec.name, config, document=document)
+
+
+def parse_key_encoding(value: Any, zarr_format: int) -> ChunkKeyEncoding:
+    """None, ``"default"``, ``("v2", ".")``, ``{"name": ..., "separator": ...}`` or the v3 form."""
+    if value is None:
+        value = {"name": "v2" if zarr_format == 2 else "default"}
+    if isinstance(value, ChunkKeyEncoding):
+        parsed = value
+    else:
+        if isinstance(value, str):
+            value = {"name": value}
+        elif isinstance(value, (tuple, list)):
+            value = dict(zip(("name", "separator"), value, strict=True))
+        elif not isinstance(value, Mapping):
+            to_dict = getattr(value, "to_dict", None)
+            if to_dict is None:
+                raise TypeError(f"chunk_key_encoding: cannot understand {value!r}")
+            value = to_dict()
+        name = value.get("name")
+        inner = value.get("configuration") or {}
+        separator = value.get("separator", inner.get("separator", "." if name == "v2" else "/"))
+        if name not in ("default", "v2") or separator not in (".", "/"):
+            raise ValueError(
+                f"chunk_key_encoding: expected 'default' or 'v2' with '.' or '/', found {value!r}"
+            )
+        parsed = ChunkKeyEncoding(name=name, separator=separator)
+    if zarr_format == 2 and parsed.name != "v2":
+        raise ValueError("Zarr format 2 arrays have the chunk key encoding 'v2'")
+    return parsed
+
+
+def _list(value: Any) -> list[Any]:
+    """One codec or several, as a list."""
+    if value is None:
+        return []
+    single = isinstance(value, (str, Mapping, Codec)) or hasattr(value, "codec_id")
+    if single or not isinstance(value, Iterable):
+        return [value]
+    return list(value)
+
+
+def _codecs_v3(filters: Any, serializer: Any, compressors: Any, data_type: DataType) -> list[Codec]:
+    from zarr_gpu.codecs.bytes import BytesCodec
+    from zarr_gpu.codecs.vlen import VLenBytesCodec, VLenUTF8Codec
+    from zarr_gpu.codecs.zstd import ZstdCodec
+
+    first: list[Codec] = []
+    if not _is_auto(filters):
+        first = [_codec(f, ArrayArrayCodec, "filters") for f in _list(filters)]
+    middle: Codec
+    if not _is_auto(serializer):
+        middle = _codec(serializer, ArrayBytesCodec, "serializer")
+    elif data_type.kind == "string":
+        middle = VLenUTF8Codec()
+    elif data_type.kind == "bytes":
+        middle = VLenBytesCodec()
+    elif data_type.kind == "object":
+        raise ValueError("object arrays need a serializer= that says how to store the objects")
+    else:
+        middle = BytesCodec(endian="little" if data_type.multi_byte else None)
+    if _is_auto(compressors):
+        last: list[Codec] = [ZstdCodec()]
+    else:
+        last = [_codec(c, BytesBytesCodec, "compressors") for c in _list(compressors)]
+    return [*first, middle, *last]
+
+
+def _is_auto(value: Any) -> bool:
+    return isinstance(value, str) and value == "auto"
+
+
+def _codec(value: Any, kind: type[Codec], argument: str) -> Codec:
+    codec = as_codec(value)
+    if not isinstance(codec, kind):
+        wanted = kind.kind.replace("_", " -> ")
+        raise TypeError(f"{argument}: {codec.name!r} is not {wanted}")
+    return codec
+
+
+def as_codec(value: Any) -> Codec:
+    """A codec object, its document, a numcodecs object or its configuration, as a v3 codec."""
+    found = registry.codec_from_user(value)
+    if isinstance(found, Codec):
+        return found
+    name = str(found["id"])
+    if name in ("blosc", "zstd", "gzip"):  # the same bytes under a registered name
+        return registry.from_v2(found)
+    configuration = {k: v for k, v in found.items() if k != "id"}
+    return registry.get_codec({"name": "numcodecs." + name, "configuration": configuration})
+
+
+def _v2_config(value: Any) -> dict[str, JSON]:
+    """The numcodecs configuration of a codec given in any form."""
+    found = registry.codec_from_user(value)
+    if not isinstance(found, Codec):
+        return found
+    to_numcodecs = getattr(found, "to_numcodecs", None)
+    if to_numcodecs is None:
+        raise TypeError(f"codec {found.name!r} has no counterpart in Zarr format 2")
+    config: dict[str, JSON] = to_numcodecs()
+    return config
+
+
+def _metadata_v2(
+    common: dict[str, Any],
+    dtype: Any,
+    chunks: Any,
+    filters: Any,
+    compressors: Any,
+    fill_value: Any,
+    order: Any,
+) -> ArrayMetadata:
+    members = [] if _is_auto(filters) else [_v2_config(f) for f in _list(filters)]
+    one = [{"id": "zstd", "level": 0}] if _is_auto(compressors) else _list(compressors)
+    if len(one) > 1:
+        raise TypeError(
+            f"Zarr format 2 has one compressor, found {len(one)}; put others in filters"
+        )
+    compressor = _v2_config(one[0]) if one else None
+    data_type = _data_type_v2(dtype, members, compressor)
+    if data_type.is_variable and object_codec_id([*members, compressor or {}]) is None:
+        members.insert(0, {"id": "vlen-utf8" if data_type.kind == "string" else "vlen-bytes"})
+    grid = parse_chunks(chunks, common["shape"], data_type.itemsize)
+    if not isinstance(grid, RegularGrid):
+        raise ValueError("Zarr format 2 has regular chunks only; use zarr_format=3")
+    if fill_value is DEFAULT:
+        fill = data_type.default_fill()
+    else:
+        fill = None if fill_value is None else data_type.cast_fill(fill_value)
+    return ArrayMetadata(
+        **common,
+        data_type=data_type,
+        chunk_grid=grid,
+        fill_value=fill,
+        codecs=(),
+        dimension_names=None,
+        v2=V2Members(
+            order=order, compressor=compressor, filters=tuple(members) if members else None
+        ),
+    )
+
+
+def _data_type_v2(
+    dtype: Any, filters: Sequence[Mapping[str, JSON]], compressor: Mapping[str, JSON] | None
+) -> DataType:
+    """``dtype``; an object dtype takes its meaning from the object codec among the filters."""
+    codec = object_codec_id([*filters, compressor or {}])
+    if codec is not None and (dtype is object or getattr(dtype, "hasobject", False)):
+        from zarr_gpu.metadata.dtypes import parse_v2
+
+        return parse_v2("|O", codec)
+    return from_dtype_like(dtype, 2)
+
+
+def with_shape(metadata: ArrayMetadata, shape: Shape) -> ArrayMetadata:
+    """The same array resized; a rectilinear grid must still cover it."""
+    if len(shape) != len(metadata.shape):
+        raise ValueError(
+            f"an array of {len(metadata.shape)} dimensions cannot be resized to shape {shape}"
+        )
+    resized = replace(metadata, shape=shape)
+    if isinstance(metadata.chunk_grid, RectilinearGrid):
+        metadata.chunk_grid.axes(shape)
+    return resized
+
+
+def warn_of_order(order: str | None, zarr_format: int) -> None:
+    """v3 stores no memory order; say so where a caller may think otherwise."""
+    if order == "F" and zarr_format == 3:
+        warnings.warn(
+            "order='F' only sets the memory layout of arrays returned by this object: Zarr format "
+            "3 stores no order (a transpose codec stores chunks transposed)",
+            UserWarning,
+            stacklevel=4,
+        )

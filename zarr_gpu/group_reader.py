@@ -1,0 +1,238 @@
+"""The reading half of a group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
+
+from zarr_gpu import info as summary
+from zarr_gpu.array import Array
+from zarr_gpu.config import ArrayConfig
+from zarr_gpu.errors import MetadataError
+from zarr_gpu.metadata.array import ArrayMetadata
+from zarr_gpu.metadata.group import GroupMetadata
+from zarr_gpu.metadata.paths import check_node_path
+from zarr_gpu.nodes import Metadata, StorePath, child_names, join, read_node
+
+if TYPE_CHECKING:
+    from zarr_gpu.stores.base import Store
+
+
+class GroupReader:
+    """The reading half of a group: identity and members."""
+
+    def __init__(
+        self,
+        store_path: StorePath,
+        metadata: GroupMetadata,
+        *,
+        settings: ArrayConfig | None = None,
+        device: str | None = None,
+        allow_pickle: bool = False,
+    ) -> None:
+        self._store_path = store_path
+        self._metadata = metadata
+        self._settings = settings
+        self._device = device
+        self._allow_pickle = allow_pickle
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "attrs"}
+
+    # -- identity ---------------------------------------------------------------------------------
+
+    @property
+    def store(self) -> Store:
+        """The store that holds the group."""
+        return self._store_path.store
+
+    @property
+    def store_path(self) -> StorePath:
+        """Store and path together."""
+        return self._store_path
+
+    @property
+    def path(self) -> str:
+        """Path in the store, "" for the root."""
+        return self._store_path.path
+
+    @property
+    def name(self) -> str:
+        """The path with a leading slash, as in h5py."""
+        return "/" + self.path
+
+    @property
+    def basename(self) -> str:
+        """Last part of the path."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def metadata(self) -> GroupMetadata:
+        """The group's document; replaced, never changed."""
+        return self._metadata
+
+    @property
+    def read_only(self) -> bool:
+        """True when the store was opened for reading."""
+        return self.store.read_only
+
+    @property
+    def synchronizer(self) -> None:
+        """Always None: writers are kept apart by the store's locks."""
+        return
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def __getitem__(self, path: str) -> Array | Self:
+        """The node at ``path`` below this group. Raises KeyError when there is none."""
+        below = check_node_path(path)
+        if not below:
+            return self
+        node = self._lookup(below)
+        if node is None:
+            raise KeyError(f"{path!r} is not in group {self.name!r} of {self.store!r}")
+        return self._wrap(below, node)
+
+    def get(self, path: str, default: Any = None) -> Any:
+        """The node at ``path``, or ``default``."""
+        try:
+            return self[path]
+        except KeyError:
+            return default
+
+    def __contains__(self, path: object) -> bool:
+        return isinstance(path, str) and self._lookup(check_node_path(path)) is not None
+
+    def _lookup(self, below: str) -> Metadata | None:
+        listed = self._metadata.consolidated
+        if listed is not None:
+            node = listed.get(below)
+            if isinstance(node, MetadataError):
+                raise node
+            return node
+        return read_node(self.store, join(self.path, below), self._metadata.zarr_format)
+
+    def _wrap(self, below: str, metadata: Metadata) -> Array | Self:
+        where = self._store_path / below
+        common: dict[str, Any] = {
+            "settings": self._settings,
+            "device": self._device,
+            "allow_pickle": self._allow_pickle,
+        }
+        if isinstance(metadata, ArrayMetadata):
+            return Array(where, metadata, **common)
+        if self._metadata.consolidated is not None and metadata.consolidated is None:
+            inner = {
+                path.removeprefix(below + "/"): node
+                for path, node in self._metadata.consolidated.items()
+                if path.startswith(below + "/")
+            }
+            metadata = replace(metadata, consolidated=inner)
+        return type(self)(where, metadata, **common)
+
+    def _children(self) -> Iterator[tuple[str, Metadata | MetadataError]]:
+        listed = self._metadata.consolidated
+        if listed is not None:
+            for path, node in listed.items():
+                if "/" not in path:
+                    yield path, node
+            return
+        for name in child_names(self.store, self.path):
+            try:
+                node_here = read_node(self.store, join(self.path, name), self._metadata.zarr_format)
+            except MetadataError as error:
+                yield name, error
+                continue
+            if node_here is not None:
+                yield name, node_here
+
+    def members(
+        self, max_depth: int | None = 0, *, use_consolidated_for_children: bool = True
+    ) -> tuple[tuple[str, Array | Self], ...]:
+        """``(relative path, node)`` of children, or of all nodes down to ``max_depth`` levels.
+
+        A member whose metadata are invalid is left out with a warning; opening it raises.
+        """
+        return tuple(self.walk(max_depth))
+
+    def walk(self, max_depth: int | None, prefix: str = "") -> Iterator[tuple[str, Array | Self]]:
+        """Like :meth:`members`, one after the other, paths preceded by ``prefix``."""
+        for name, metadata in self._children():
+            try:
+                if isinstance(metadata, MetadataError):
+                    raise metadata
+                node = self._wrap(name, metadata)
+            except MetadataError as error:
+                summary.warn_of_member(prefix + name, error)
+                continue
+            yield prefix + name, node
+            if isinstance(node, GroupReader) and (max_depth is None or max_depth > 0):
+                depth = None if max_depth is None else max_depth - 1
+                yield from node.walk(depth, prefix + name + "/")
+
+    def nmembers(self, max_depth: int | None = 0) -> int:
+        """Number of members."""
+        return len(self.members(max_depth))
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self.members())
+
+    def __len__(self) -> int:
+        return self.nmembers()
+
+    def keys(self) -> Iterator[str]:
+        """Names of all children."""
+        return iter(self)
+
+    def values(self) -> Iterator[Array | Self]:
+        """All children."""
+        return (node for _, node in self.members())
+
+    def items(self) -> Iterator[tuple[str, Array | Self]]:
+        """Names and children."""
+        return iter(self.members())
+
+    def groups(self) -> Iterator[tuple[str, Self]]:
+        """Names and child groups."""
+        return ((name, node) for name, node in self.members() if not isinstance(node, Array))
+
+    def group_keys(self) -> Iterator[str]:
+        """Names of child groups."""
+        return (name for name, _ in self.groups())
+
+    def group_values(self) -> Iterator[Self]:
+        """Child groups."""
+        return (node for _, node in self.groups())
+
+    def arrays(self) -> Iterator[tuple[str, Array]]:
+        """Names and child arrays."""
+        return ((name, node) for name, node in self.members() if isinstance(node, Array))
+
+    def array_keys(self) -> Iterator[str]:
+        """Names of child arrays."""
+        return (name for name, _ in self.arrays())
+
+    def array_values(self) -> Iterator[Array]:
+        """Child arrays."""
+        return (node for _, node in self.arrays())
+
+    def tree(
+        self,
+        expand: bool | None = None,
+        level: int | None = None,
+        *,
+        max_nodes: int = 500,
+        plain: bool = False,
+    ) -> summary.Tree:
+        """The hierarchy as text (HTML in notebooks), down to ``level`` levels."""
+        return summary.tree(self, level, max_nodes)
+
+    @property
+    def info(self) -> summary.Info:
+        """A summary that reads nothing from the store."""
+        return summary.group_info(self)
+
+    def info_complete(self) -> summary.Info:
+        """The summary with the number of members."""
+        return summary.group_info(self, complete=True)

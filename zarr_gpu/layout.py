@@ -1,0 +1,176 @@
+"""How one array is stored: its metadata resolved into chains, grids and keys.
+
+An :class:`ArrayLayout` is everything a backend needs to know about an array beside the plan of the
+request. It is immutable; a resize makes a new one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from zarr_gpu._types import Int64, NDArray, Shape
+from zarr_gpu.codecs import registry
+from zarr_gpu.codecs.base import ArrayBytesCodec, ChunkSpec, Codec
+from zarr_gpu.codecs.bytes import BytesCodec
+from zarr_gpu.codecs.chain import CodecChain, order_of
+from zarr_gpu.codecs.transpose import TransposeCodec
+from zarr_gpu.errors import MetadataError, Problem
+from zarr_gpu.metadata.array import ArrayMetadata, V2Members
+from zarr_gpu.metadata.grids import Axis, RegularAxis, RegularGrid
+from zarr_gpu.plan import Placement, Plan, place
+from zarr_gpu.shards import ShardLevels
+
+
+class ArrayLayout:
+    """``path`` is the array's path in the store ("" is the root), without slashes around it.
+
+    Raises MetadataError, naming every problem, when codecs are unknown, ill-ordered or do not fit
+    the chunks.
+    """
+
+    def __init__(self, metadata: ArrayMetadata, path: str, *, allow_pickle: bool = False) -> None:
+        self.metadata = metadata
+        self.path = path
+        self.prefix = path + "/" if path else ""
+        self.data_type = metadata.data_type
+        self.dtype: np.dtype[Any] = metadata.data_type.dtype
+        fill = metadata.fill_value
+        self.fill_value: Any = self.data_type.default_fill() if fill is None else fill
+        self.chain = _chain(metadata, allow_pickle)
+        self.object_axes: tuple[Axis, ...] = metadata.chunk_grid.axes(metadata.shape)
+        self._levels: dict[Shape, ShardLevels] = {}
+        shape = tuple(
+            int(axis.extent(np.zeros((), np.int64))) if _count(axis) else 1
+            for axis in self.object_axes
+        )
+        self.levels = self.levels_for(shape)
+
+    def levels_for(self, shape: Shape) -> ShardLevels:
+        """Shard levels and leaf chain of stored objects of ``shape``."""
+        levels = self._levels.get(shape)
+        if levels is None:
+            spec = ChunkSpec(shape=shape, data_type=self.data_type, fill_value=self.fill_value)
+            try:
+                levels = ShardLevels.of(self.chain.bind(spec))
+            except MetadataError as error:
+                raise error.at(self.path or "/") from None
+            except ValueError as error:
+                problem = Problem(("codecs",), str(error))
+                raise MetadataError((problem,), document=self.path or "/") from None
+            self._levels[shape] = levels
+        return levels
+
+    @property
+    def shape(self) -> Shape:
+        return self.metadata.shape
+
+    @property
+    def sharded(self) -> bool:
+        """True when inner chunks can be read by address."""
+        return bool(self.levels.layouts)
+
+    @cached_property
+    def leaf_axes(self) -> tuple[Axis, ...]:
+        """Grid of the chunks that are decoded one by one: inner chunks where sharded."""
+        if not self.sharded:
+            return self.object_axes
+        leaf = self.levels.leaf.spec.shape
+        return tuple(RegularAxis(n, c) for n, c in zip(self.shape, leaf, strict=True))
+
+    @cached_property
+    def uniform(self) -> bool:
+        """True when all stored objects have the same shape."""
+        return isinstance(self.metadata.chunk_grid, RegularGrid)
+
+    @cached_property
+    def fill_array(self) -> NDArray:
+        """The value of missing elements as a 0-d array, bit exact."""
+        return self.data_type.full((), self.fill_value)
+
+    def object_shape(self, coords: Sequence[int]) -> Shape:
+        """Full shape of the stored object at ``coords``, overhang included."""
+        return tuple(
+            int(axis.extent(np.asarray(i, np.int64)))
+            for axis, i in zip(self.object_axes, coords, strict=True)
+        )
+
+    def levels_at(self, coords: Sequence[int]) -> ShardLevels:
+        """Shard levels and leaf chain of the stored object at ``coords``."""
+        return self.levels if self.uniform else self.levels_for(self.object_shape(coords))
+
+    def leaves_inside(self, coords: Sequence[int]) -> int:
+        """Number of leaf chunks of one object that hold elements of the array."""
+        count = 1
+        for axis, i, leaf in zip(
+            self.object_axes, coords, self.levels.leaf.spec.shape, strict=True
+        ):
+            at = np.asarray(i, np.int64)
+            start = int(axis.start(at))
+            count *= -(-min(int(axis.extent(at)), axis.length - start) // leaf)
+        return count
+
+    def keys(self, coords: Int64) -> list[str]:
+        """Store keys of the objects at ``coords``, shape (n, ndim)."""
+        return self.metadata.chunk_key_encoding.keys(coords, self.prefix)
+
+    def place(self, plan: Plan, segment: Int64) -> Placement:
+        """Group rows of a plan over :attr:`leaf_axes` by stored object."""
+        if not self.sharded:
+            return place(plan.chunks_of(segment), self.object_axes, (), ())
+        leaf = self.levels.leaf.spec.shape
+        layers = [layout.per_shard for layout in self.levels.layouts]
+        return place(plan.chunks_of(segment), self.object_axes, leaf, layers)
+
+
+def _count(axis: Axis) -> bool:
+    return not (hasattr(axis, "edges") and len(axis.edges) < 2)
+
+
+def _chain(metadata: ArrayMetadata, allow_pickle: bool) -> CodecChain:
+    if metadata.v2 is not None:
+        return CodecChain.from_codecs(_v2_codecs(metadata, metadata.v2, allow_pickle))
+    problems: list[Problem] = []
+    codecs: list[Codec] = []
+    failure: type[MetadataError] = MetadataError
+    for i, named in enumerate(metadata.codecs):
+        try:
+            codecs.append(registry.get_codec(named))
+        except MetadataError as error:
+            if not named.must_understand:
+                continue
+            failure = type(error)
+            problems += [Problem(("codecs", i, *p.loc), p.message, p.kind) for p in error.problems]
+        except ValueError as error:
+            problems.append(Problem(("codecs", i), str(error)))
+    if problems:
+        raise failure(problems)
+    return CodecChain.from_codecs(codecs, ("codecs",))
+
+
+def _v2_codecs(metadata: ArrayMetadata, v2: V2Members, allow_pickle: bool) -> list[Codec]:
+    """v2 filters and compressor as a v3 chain over the same bytes.
+
+    v2 filters see untyped buffers, so all of them but object codecs are bytes -> bytes.
+    """
+    ndim = len(metadata.shape)
+    first: list[Codec] = []
+    if v2.order == "F" and ndim > 1:
+        first.append(TransposeCodec(order=order_of("F", ndim)))
+    rest: list[Codec] = []
+    members = [*(v2.filters or ()), *([v2.compressor] if v2.compressor else ())]
+    for config in members:
+        rest.append(registry.from_v2(config, allow_pickle=allow_pickle))
+    if not (rest and isinstance(rest[0], ArrayBytesCodec)):
+        rest.insert(0, BytesCodec(endian=None))
+    return [*first, *rest]
+
+
+def leaf_nbytes(layout: ArrayLayout) -> int:
+    """Decoded bytes of one leaf chunk, at least 1."""
+    spec = layout.levels.leaf.spec
+    return max(1, math.prod(spec.shape) * spec.dtype.itemsize)

@@ -1,0 +1,245 @@
+"""Nodes of a hierarchy: their metadata documents in a store.
+
+Knows documents and stores, but neither arrays of data nor codecs. A path is "" for the root, or
+names joined by ``/``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, TypeVar
+
+from zarr_gpu._types import JSON, Bytes
+from zarr_gpu.config import config
+from zarr_gpu.errors import (
+    ArrayNotFoundError,
+    ContainsArrayError,
+    ContainsGroupError,
+    GroupNotFoundError,
+    NodeNotFoundError,
+    UnsafeConcurrentWriteError,
+)
+from zarr_gpu.metadata import json
+from zarr_gpu.metadata.array import ArrayMetadata
+from zarr_gpu.metadata.group import GroupMetadata, parse_group_v2, parse_node_v3
+from zarr_gpu.metadata.v2 import parse_array_v2
+from zarr_gpu.stores.base import Store
+
+Metadata: TypeAlias = ArrayMetadata | GroupMetadata
+M = TypeVar("M", ArrayMetadata, GroupMetadata)
+
+DOCUMENTS = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
+"""Names of metadata documents, v3 and v2."""
+
+
+@dataclass(frozen=True, slots=True)
+class StorePath:
+    """A node's place: a store and a path in it."""
+
+    store: Store
+    path: str = ""
+
+    def __truediv__(self, name: str) -> StorePath:
+        return StorePath(self.store, join(self.path, name))
+
+    def __str__(self) -> str:
+        return f"{self.store}/{self.path}" if self.path else str(self.store)
+
+
+def join(path: str, name: str) -> str:
+    """``name`` below ``path``."""
+    return f"{path}/{name}" if path and name else path or name
+
+
+def read_node(store: Store, path: str, zarr_format: int | None = None) -> Metadata | None:
+    """Metadata of the node at ``path``, None when there is none.
+
+    Raises MetadataError when a document is there but invalid.
+    """
+    found: Metadata | None = None
+    if zarr_format in (None, 3):
+        found = _read_v3(store, path)
+    if zarr_format == 2 or (zarr_format is None and found is None):
+        return _read_v2(store, path)
+    if found is not None and zarr_format is None and store.local:
+        _warn_of_both(store, path)
+    return found
+
+
+def _read_v3(store: Store, path: str) -> Metadata | None:
+    key = join(path, "zarr.json")
+    data = _get(store, key)
+    return None if data is None else parse_node_v3(json.load(data, key), key)
+
+
+def _read_v2(store: Store, path: str) -> Metadata | None:
+    key = join(path, ".zarray")
+    data = _get(store, key)
+    if data is not None:
+        return parse_array_v2(json.load(data, key), _read_attributes(store, path), key)
+    key = join(path, ".zgroup")
+    data = _get(store, key)
+    if data is not None:
+        return parse_group_v2(json.load(data, key), _read_attributes(store, path), key)
+    return None
+
+
+def _read_attributes(store: Store, path: str) -> dict[str, JSON] | None:
+    key = join(path, ".zattrs")
+    data = _get(store, key)
+    return None if data is None else json.load(data, key)
+
+
+def _get(store: Store, key: str) -> Bytes | None:
+    return store.get(key, limit=config.current.limits.metadata_nbytes)
+
+
+def _warn_of_both(store: Store, path: str) -> None:
+    for name in (".zarray", ".zgroup"):
+        if store.exists(join(path, name)):
+            warnings.warn(
+                f"both zarr.json and {name} exist at {path or '/'!r}; zarr.json is used "
+                "(zarr_format=2 reads the other)",
+                UserWarning,
+                stacklevel=4,
+            )
+
+
+def read_array(store: Store, path: str, zarr_format: int | None = None) -> ArrayMetadata:
+    """Raises ArrayNotFoundError, or NodeTypeError for a group."""
+    node = read_node(store, path, zarr_format)
+    if node is None:
+        raise ArrayNotFoundError(f"no array at path {path!r} in {store!r}")
+    if isinstance(node, GroupMetadata):
+        from zarr_gpu.errors import NodeTypeError
+
+        raise NodeTypeError(f"a group, not an array, is at path {path!r} in {store!r}")
+    return node
+
+
+def read_group(store: Store, path: str, zarr_format: int | None = None) -> GroupMetadata:
+    """Raises GroupNotFoundError, or ContainsArrayError for an array."""
+    node = read_node(store, path, zarr_format)
+    if node is None:
+        raise GroupNotFoundError(f"no group at path {path!r} in {store!r}")
+    if isinstance(node, ArrayMetadata):
+        raise ContainsArrayError(f"an array, not a group, is at path {path!r} in {store!r}")
+    return node
+
+
+def write_node(store: Store, path: str, metadata: Metadata, *, create: bool = False) -> None:
+    """Store the documents of a node, the one that makes it a node last.
+
+    With ``create`` another creator of the same node is not overwritten: raises ContainsArrayError
+    or ContainsGroupError.
+    """
+    documents = metadata.documents(config.current.json_indent)
+    main = next(name for name in documents if name != ".zattrs")
+    for name, data in documents.items():
+        if name != main:
+            store.set(join(path, name), data)
+    key = join(path, main)
+    if create:
+        try:
+            if not store.set_if_absent(key, documents[main]):
+                check_absent(store, path)
+        except UnsafeConcurrentWriteError:
+            pass
+        else:
+            return
+    store.set(key, documents[main])
+
+
+def check_absent(store: Store, path: str, zarr_format: int | None = None) -> None:
+    """Raise ContainsArrayError or ContainsGroupError when there is a node at ``path``."""
+    for format_, name in ((3, "zarr.json"), (2, ".zarray"), (2, ".zgroup")):
+        if zarr_format in (None, format_) and store.exists(join(path, name)):
+            node = read_node(store, path, format_)
+            if isinstance(node, ArrayMetadata):
+                raise ContainsArrayError(f"an array exists at path {path!r} in {store!r}")
+            raise ContainsGroupError(f"a group exists at path {path!r} in {store!r}")
+
+
+def create_node(store: Store, path: str, metadata: Metadata, *, overwrite: bool = False) -> None:
+    """Store a new node and every group above it that is missing.
+
+    ``metadata`` is complete and valid, so a failure never destroys what ``overwrite`` replaces.
+    """
+    store.check_writable()
+    create_parents(store, path, metadata.zarr_format)
+    if overwrite:
+        store.delete_prefix(path)
+    else:
+        check_absent(store, path)
+    write_node(store, path, metadata, create=True)
+
+
+def create_parents(store: Store, path: str, zarr_format: Literal[2, 3]) -> None:
+    """Groups for every missing node above ``path``; ContainsArrayError when one is an array."""
+    missing: list[str] = []
+    parent = path
+    while parent:
+        parent = parent.rpartition("/")[0]
+        node = read_node(store, parent)
+        if isinstance(node, ArrayMetadata):
+            raise ContainsArrayError(f"cannot create {path!r} below the array at {parent!r}")
+        if node is not None:
+            break
+        missing.append(parent)
+    for group in reversed(missing):
+        metadata = GroupMetadata(zarr_format=zarr_format, attributes={})
+        write_node(store, group, metadata)
+
+
+def update_node(store: Store, path: str, current: M, change: Callable[[M], M]) -> M:
+    """Read, change and store a node's metadata; concurrent changes are not lost.
+
+    ``change`` gets the metadata as stored now. Raises NodeNotFoundError when the node is gone.
+    """
+    store.check_writable()
+    main = "zarr.json" if current.zarr_format == 3 else ".zattrs"
+    with lock_or_none(store, join(path, main)):
+        fresh = read_node(store, path, current.zarr_format)
+        if type(fresh) is not type(current):
+            raise NodeNotFoundError(f"the node at {path or '/'!r} in {store!r} is gone")
+        changed: M = change(fresh)
+        write_node(store, path, changed)
+        return changed
+
+
+def lock_or_none(store: Store, key: str) -> AbstractContextManager[Any]:
+    """The store's lock, or nothing for metadata of stores without locks.
+
+    There the document is re-read just before it is replaced, which leaves a small window; chunks
+    are not written that way, see ``array.concurrent_writes``.
+    """
+    try:
+        return store.lock(key)
+    except UnsafeConcurrentWriteError:
+        return nullcontext()
+
+
+def child_names(store: Store, path: str) -> list[str]:
+    """Names below ``path`` that may be nodes."""
+    return [
+        name
+        for name in store.list_dir(path)
+        if name not in DOCUMENTS and not name.startswith(".zg-")
+    ]
+
+
+def walk(store: Store, path: str, zarr_format: int) -> Iterator[tuple[str, Metadata]]:
+    """All nodes below ``path``: relative path and metadata, parents before children."""
+    pending = [""]
+    while pending:
+        here = pending.pop(0)
+        for name in child_names(store, join(path, here)):
+            below = join(here, name)
+            node = read_node(store, join(path, below), zarr_format)
+            if node is not None:
+                yield below, node
+                if isinstance(node, GroupMetadata):
+                    pending.append(below)

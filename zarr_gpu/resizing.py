@@ -1,0 +1,200 @@
+"""Resize and append: the order of writes that no crash can turn into wrong data.
+
+Shrink: metadata first, then chunks outside are deleted and edge chunks trimmed; a crash leaves
+unseen chunks. Grow: stale chunks in the new region are deleted, then the metadata change. Append:
+data first, then the length.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zarr_gpu._types import Int64, Shape
+from zarr_gpu.creation import parse_shape, with_shape
+from zarr_gpu.errors import ReadOnlyError, UnsupportedError
+from zarr_gpu.indexing import parse_basic
+from zarr_gpu.layout import ArrayLayout
+from zarr_gpu.metadata.array import ArrayMetadata
+from zarr_gpu.metadata.grids import RectilinearGrid
+from zarr_gpu.nodes import join, lock_or_none, read_array, write_node
+from zarr_gpu.plan import make_plan
+from zarr_gpu.stores.base import Store
+from zarr_gpu.values import as_values, write_values
+
+if TYPE_CHECKING:
+    from zarr_gpu.array import Array
+
+LISTED = 1024
+"""Above this many candidate keys, listing the store is cheaper than deleting them one by one."""
+
+
+def resize(array: Array, new_shape: Any) -> None:
+    """See :meth:`zarr_gpu.Array.resize`."""
+    shape = parse_shape(new_shape)
+    _change_shape(array, lambda _old: shape)
+
+
+def append(array: Array, data: Any, axis: int) -> Shape:
+    """See :meth:`zarr_gpu.Array.append`."""
+    if array.ndim == 0:
+        raise ValueError("a 0-d array cannot be appended to")
+    if not -array.ndim <= axis < array.ndim:
+        raise ValueError(f"axis {axis} of an array of {array.ndim} dimensions")
+    axis %= array.ndim
+    values = as_values(data, array.dtype)
+    if values.ndim != array.ndim or any(
+        n != m for d, (n, m) in enumerate(zip(values.shape, array.shape, strict=True)) if d != axis
+    ):
+        raise ValueError(
+            f"data of shape {values.shape} cannot be appended along axis {axis} to an array of "
+            f"shape {array.shape}; all other axes must agree"
+        )
+    if array.read_only:
+        raise ReadOnlyError(f"array {array.name!r} in {array.store!r} is read-only")
+    key = _document_key(array.metadata, array.path)
+    with lock_or_none(array.store, key):
+        fresh = read_array(array.store, array.path, array.metadata.zarr_format)
+        old = fresh.shape
+        shape = (*old[:axis], old[axis] + values.shape[axis], *old[axis + 1 :])
+        grown = with_shape(_covering(ArrayLayout(fresh, array.path), shape), shape)
+        array._replace_metadata(fresh)  # noqa: SLF001 - this module is part of Array
+        layout = ArrayLayout(grown, array.path)
+        _delete_outside(array.store, fresh, layout)
+        selection = parse_basic((*(slice(None),) * axis, slice(old[axis], None)), shape)
+        plan = make_plan(selection, layout.leaf_axes)
+        write_values(array._backend, layout, plan, array.store, values, array.config)  # noqa: SLF001
+        write_node(array.store, array.path, grown)
+    array._replace_metadata(grown)  # noqa: SLF001
+    return shape
+
+
+def _change_shape(array: Array, new_shape: Any) -> None:
+    if array.read_only:
+        raise ReadOnlyError(f"array {array.name!r} in {array.store!r} is read-only")
+    store = array.store
+    with lock_or_none(store, _document_key(array.metadata, array.path)):
+        fresh = read_array(store, array.path, array.metadata.zarr_format)
+        shape = new_shape(fresh.shape)
+        changed = with_shape(_covering(ArrayLayout(fresh, array.path), shape), shape)
+        layout = ArrayLayout(changed, array.path)
+        grows = any(n > m for n, m in zip(shape, fresh.shape, strict=True))
+        shrinks = any(n < m for n, m in zip(shape, fresh.shape, strict=True))
+        if shrinks:  # in two steps, so that what is cut off cannot reappear by growing elsewhere
+            least = tuple(min(n, m) for n, m in zip(shape, fresh.shape, strict=True))
+            cut = with_shape(fresh, least)
+            write_node(store, array.path, cut)
+            _delete_outside(store, cut, ArrayLayout(fresh, array.path))
+            _trim_edges(array, fresh, ArrayLayout(cut, array.path))
+            fresh = cut
+        if grows:
+            _delete_outside(store, fresh, layout)
+        write_node(store, array.path, changed)
+    array._replace_metadata(changed)  # noqa: SLF001 - this module is part of Array
+
+
+def _document_key(metadata: ArrayMetadata, path: str) -> str:
+    return join(path, "zarr.json" if metadata.zarr_format == 3 else ".zarray")
+
+
+def _covering(layout: ArrayLayout, shape: Shape) -> ArrayMetadata:
+    """A rectilinear grid gets one more chunk where the new shape outgrows it.
+
+    A shard is as long as needed to be a multiple of its inner chunks.
+    """
+    metadata = layout.metadata
+    grid = metadata.chunk_grid
+    if not isinstance(grid, RectilinearGrid):
+        return metadata
+    layouts = layout.levels.layouts
+    units = layouts[0].inner.spec.shape if layouts else (1,) * len(shape)
+    parts = tuple(
+        c if isinstance(c, int) or sum(c) >= n else (*c, -(-(n - sum(c)) // unit) * unit)
+        for c, n, unit in zip(grid.chunk_shapes, shape, units, strict=True)
+    )
+    if parts == grid.chunk_shapes:
+        return metadata
+    return replace(metadata, chunk_grid=RectilinearGrid(chunk_shapes=parts))
+
+
+def _counts(layout: ArrayLayout) -> Shape:
+    return tuple(axis.count for axis in layout.object_axes)
+
+
+def _delete_outside(store: Store, inside: ArrayMetadata, layout: ArrayLayout) -> None:
+    """Delete objects of ``layout``'s grid that lie wholly outside the array ``inside``."""
+    keep = tuple(axis.count for axis in inside.chunk_grid.axes(inside.shape))
+    counts = _counts(layout)
+    outside = math.prod(counts) - math.prod(min(k, n) for k, n in zip(keep, counts, strict=True))
+    if outside <= 0:
+        return
+    encoding = layout.metadata.chunk_key_encoding
+    if outside <= LISTED:
+        keys = layout.keys(_coordinates_outside(keep, counts))
+    else:
+        keys = []
+        for key in store.list_prefix(layout.path):
+            where = encoding.coordinates(key.removeprefix(layout.prefix), len(keep))
+            if where is not None and any(i >= k for i, k in zip(where, keep, strict=True)):
+                keys.append(key)
+    for key in keys:
+        if store.supports_deletes:
+            store.delete(key)
+        elif store.exists(key):
+            raise UnsupportedError(f"{store!r} cannot delete {key!r}, which the resize cuts off")
+
+
+def _coordinates_outside(keep: Shape, counts: Shape) -> Int64:
+    """Coordinates of a grid of ``counts`` chunks that are not among its first ``keep``."""
+    parts = []
+    for d in range(len(counts)):
+        spans = [np.arange(min(k, n)) for k, n in zip(keep[:d], counts[:d], strict=True)]
+        spans.append(np.arange(keep[d], max(keep[d], counts[d])))
+        spans += [np.arange(n) for n in counts[d + 1 :]]
+        mesh = np.meshgrid(*spans, indexing="ij")
+        parts.append(np.stack([m.ravel() for m in mesh], axis=1))
+    return np.concatenate(parts).astype(np.int64)
+
+
+def _trim_edges(array: Array, before: ArrayMetadata, layout: ArrayLayout) -> None:
+    """Give the cut-off part of edge chunks the fill value, so that growing shows no old data.
+
+    Works on an array that ends at the chunk borders: writing fill values there touches just the
+    chunks that hang over.
+    """
+    full: list[int] = []
+    for axis, n in zip(layout.object_axes, before.shape, strict=True):
+        last = np.asarray(max(0, axis.count - 1), np.int64)
+        border = int(axis.start(last) + axis.extent(last)[()]) if axis.count else 0
+        full.append(max(axis.length, min(border, n)))
+    bordered = ArrayLayout(replace(layout.metadata, shape=tuple(full)), layout.path)
+    for d, (n, border) in enumerate(zip(layout.shape, full, strict=True)):
+        if border <= n:
+            continue
+        region = tuple(
+            slice(n, border) if e == d else slice(0, full[e] if e < d else layout.shape[e])
+            for e in range(len(full))
+        )
+        _fill_stored(array, bordered, region)
+
+
+def _fill_stored(array: Array, layout: ArrayLayout, region: tuple[slice, ...]) -> None:
+    """Write fill values into ``region``, object by object, skipping objects that do not exist."""
+    selection = parse_basic(region, layout.shape)
+    if selection.size == 0:
+        return
+    objects = make_plan(selection, layout.object_axes)
+    store = array.store
+    for where, key in zip(objects.chunk.tolist(), layout.keys(objects.chunk), strict=True):
+        if not store.exists(key):
+            continue
+        part = []
+        for axis, i, span in zip(layout.object_axes, where, region, strict=True):
+            at = np.asarray(i, np.int64)
+            start = int(axis.start(at))
+            part.append(slice(max(span.start, start), min(span.stop, start + int(axis.extent(at)))))
+        plan = make_plan(parse_basic(tuple(part), layout.shape), layout.leaf_axes)
+        write_values(array._backend, layout, plan, store, layout.fill_array, array.config)  # noqa: SLF001

@@ -1,0 +1,142 @@
+"""Values on their way in and out: field names, outputs of callers, NumPy's assignment rules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from zarr_gpu._types import NDArray, Shape
+from zarr_gpu.backend import Backend
+from zarr_gpu.config import ArrayConfig
+from zarr_gpu.layout import ArrayLayout
+from zarr_gpu.plan import Plan
+from zarr_gpu.stores.base import Store
+
+Fields = str | list[str] | tuple[str, ...] | None
+
+
+def pop_fields(selection: Any) -> tuple[Any, Fields]:
+    """Separate field names from a selection: ``("a", 0)`` -> ``((0,), "a")``."""
+    if isinstance(selection, str):
+        return ..., selection
+    if isinstance(selection, list) and selection and all(isinstance(s, str) for s in selection):
+        return ..., selection
+    if not isinstance(selection, tuple):
+        return selection, None
+    names: list[str] = []
+    rest: list[Any] = []
+    listed = False
+    for item in selection:
+        if isinstance(item, str):
+            names.append(item)
+        elif isinstance(item, list) and item and all(isinstance(s, str) for s in item):
+            names += item
+            listed = True
+        else:
+            rest.append(item)
+    if not names:
+        return selection, None
+    fields: Fields = names[0] if len(names) == 1 and not listed else names
+    return tuple(rest) or ..., fields
+
+
+def plan_dtype(plan: Plan, layout: ArrayLayout) -> np.dtype[Any]:
+    """Type of what a plan moves: the array's, or that of the fields it picks, packed."""
+    if plan.fields is None:
+        return layout.dtype
+    if isinstance(plan.fields, str):
+        return layout.dtype[plan.fields]
+    return np.dtype([(name, layout.dtype[name]) for name in plan.fields])
+
+
+def as_output(out: Any, shape: Shape, dtype: np.dtype[Any]) -> NDArray:
+    """``out`` as a writable NumPy array of ``shape`` that shares its memory.
+
+    Raises TypeError or ValueError when that is not possible.
+    """
+    if hasattr(out, "as_ndarray_like"):
+        out = out.as_ndarray_like()
+    if isinstance(out, (bytearray, memoryview)):
+        buffer = np.frombuffer(out, np.uint8)
+        if buffer.nbytes != math.prod(shape) * dtype.itemsize:
+            raise ValueError(
+                f"out has {buffer.nbytes} bytes, the selection {math.prod(shape) * dtype.itemsize}"
+            )
+        array: NDArray = buffer.view(dtype).reshape(shape)
+    else:
+        array = out if isinstance(out, np.ndarray) else np.asarray(out)
+        if array is not out and not hasattr(out, "__array_interface__"):
+            try:
+                array = np.from_dlpack(out)
+            except (AttributeError, TypeError, BufferError):
+                if not hasattr(out, "__buffer__") and not np.shares_memory(array, np.asarray(out)):
+                    raise TypeError(
+                        f"out of type {type(out).__name__} is no writable array"
+                    ) from None
+    if array.shape != shape:
+        raise ValueError(f"out has shape {array.shape}, the selection {shape}")
+    if not array.flags.writeable:
+        raise ValueError("out is read-only")
+    if array.dtype != dtype and not np.can_cast(dtype, array.dtype, "same_kind"):
+        raise TypeError(f"out has type {array.dtype}, which {dtype} cannot be cast to")
+    return array
+
+
+def write_values(
+    backend: Backend,
+    layout: ArrayLayout,
+    plan: Plan,
+    store: Store,
+    value: Any,
+    settings: ArrayConfig,
+) -> None:
+    """Broadcast ``value`` to the plan as NumPy does on assignment, and store it.
+
+    Raises ValueError when the shapes do not fit.
+    """
+    store.check_writable()
+    dtype = plan_dtype(plan, layout)
+    selection = plan.selection
+    array = as_values(value, dtype, boxed=layout.data_type.kind == "object" and not selection.shape)
+    shape = selection.shape
+    while array.ndim > len(shape) and array.shape[0] == 1:  # NumPy drops leading axes of one
+        array = array[0]
+    try:
+        array = np.broadcast_to(array, shape)
+    except ValueError:
+        raise ValueError(
+            f"could not broadcast a value of shape {np.shape(value)} into a selection of "
+            f"shape {shape}"
+        ) from None
+    backend.write(layout, plan, store, selection.work_view(array), settings)
+
+
+def as_values(value: Any, dtype: np.dtype[Any], *, boxed: bool = False) -> NDArray:
+    """``value`` as an array of ``dtype``, converted as NumPy does on assignment."""
+    if hasattr(value, "as_ndarray_like"):
+        value = value.as_ndarray_like()
+    if isinstance(value, np.ndarray) and value.dtype == dtype:
+        return value
+    if boxed:
+        box = np.empty((), object)
+        box[()] = value
+        return box
+    if dtype.names is not None and isinstance(value, Mapping):
+        value = tuple(value[name] for name in dtype.names)
+    if dtype.kind == "V" and not isinstance(value, np.ndarray):
+        return np.array(value, dtype)
+    source = np.asarray(value, object) if dtype.kind == "O" else np.asarray(value)
+    if source.dtype == dtype:
+        return source
+    if not isinstance(value, (np.ndarray, np.generic)) and dtype.kind != "O":
+        try:
+            return np.array(value, dtype)  # checks the range of Python integers
+        except (TypeError, ValueError):
+            if dtype.kind in "iufcb":
+                raise
+    out = np.empty(source.shape, dtype)
+    out[...] = source
+    return out
