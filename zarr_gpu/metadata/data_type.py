@@ -75,15 +75,12 @@ class DataType:
 
     @property
     def packed_bits(self) -> int:
-        """Bits the ``packbits`` codec keeps of an element.
-
-        Of a component, for complex types with components of less than 8 bits.
-        """
+        """Bits the ``packbits`` codec keeps of an element, or of each component of it."""
         if self.name == "bool":
             return 1
         if self._is_sub_byte:
             return bits(self.name)
-        return 8 * self.itemsize
+        return 8 * self.itemsize // self.components
 
     @property
     def _is_sub_byte(self) -> bool:
@@ -101,9 +98,9 @@ class DataType:
     @property
     def in_v3(self) -> bool:
         """v3 metadata can spell this type."""
-        if self.name in V2_ONLY or (self.dtype.names and _has_titles(self.dtype)):
+        if self.name in V2_ONLY:
             return False
-        return all(member.in_v3 for _, member in self.fields)
+        return all(t.in_v3 and _title(self.dtype, name) is None for name, t in self.fields)
 
     def to_json(self) -> JSON:
         """The ``data_type`` member of a v3 document; ValueError where v3 has no such type."""
@@ -122,9 +119,8 @@ class DataType:
         return "|O" if self.is_variable else self.dtype.str
 
     def _v2_field(self, name: str, member: DataType) -> JSON:
-        assert self.dtype.fields is not None  # true of every struct
-        entry = self.dtype.fields[name]
-        label: JSON = [entry[2], name] if len(entry) == 3 else name
+        title = _title(self.dtype, name)
+        label: JSON = name if title is None else [title, name]
         if member.category == "subarray":
             return [label, member.fields[0][1].to_v2_json(), list(member.dtype.shape)]
         return [label, member.to_v2_json()]
@@ -195,17 +191,16 @@ class DataType:
         """
         if not self._is_sub_byte:
             return array
-        parts = self.components
         raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         mask = (1 << bits(self.name)) - 1
         if not (raw & ~np.uint8(mask)).any():
             return array
-        shape = array.shape
-        return (raw & np.uint8(mask)).reshape(-1, parts).reshape(-1).view(self.dtype).reshape(shape)
+        return (raw & np.uint8(mask)).view(self.dtype).reshape(array.shape)
 
 
-def _has_titles(dtype: np.dtype[Any]) -> bool:
-    return any(len(dtype.fields[name]) == 3 for name in dtype.names or () if dtype.fields)
+def _title(dtype: np.dtype[Any], name: str) -> str | None:
+    entry = dtype.fields[name] if dtype.fields else ()
+    return str(entry[2]) if len(entry) == 3 else None
 
 
 def _words(array: NDArray) -> NDArray:

@@ -174,9 +174,10 @@ def _ml_dtypes(name: str) -> Any:
 
 def _ml_dtype(ml_dtypes: Any, name: str) -> np.dtype[Any]:
     try:
-        return np.dtype(getattr(ml_dtypes, name))
+        scalar: type[np.generic] = getattr(ml_dtypes, name)
     except AttributeError as error:
         raise MissingDependencyError(
             f"data type {name!r} needs a newer ml_dtypes than {ml_dtypes.__version__}: "
             "pip install -U ml_dtypes"
         ) from error
+    return np.dtype(scalar)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,9 @@ from zarr_gpu.metadata.problems import is_int, is_list, show
 
 MAX_FIELDS = 10_000
 MAX_DEPTH = 32
-_TIME_UNITS = frozenset("Y M W D h m s ms us μs ns ps fs as generic".split())
+_TIME_UNITS = frozenset(
+    ("Y", "M", "W", "D", "h", "m", "s", "ms", "us", "μs", "ns", "ps", "fs", "as", "generic")
+)
 _OBJECT_CODECS = frozenset(
     {"vlen-array", "json2", "pickle", "categorize", "msgpack2", "json", "msgpack"}
 )
@@ -77,7 +80,7 @@ def _name_and_configuration(value: object) -> tuple[str, Mapping[str, Any]]:
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
         raise ValueError(f"expected a name or an object with a name, found {show(value)}")
     if unknown := value.keys() - {"name", "configuration", "must_understand"}:
-        raise ValueError(f"unknown member {sorted(map(str, unknown))[0]!r} of a data type")
+        raise ValueError(f"unknown member {min(map(str, unknown))!r} of a data type")
     config = value.get("configuration", {})
     if not isinstance(config, Mapping):
         raise ValueError(f"configuration must be an object, found {show(config)}")
@@ -92,7 +95,7 @@ def _member(config: Mapping[str, Any], name: str, owner: str) -> Any:
 
 def _only(config: Mapping[str, Any], owner: str, *names: str) -> None:
     if unknown := config.keys() - set(names):
-        raise ValueError(f"data type {owner!r}: unknown member {sorted(unknown)[0]!r}")
+        raise ValueError(f"data type {owner!r}: unknown member {min(unknown)!r}")
 
 
 def _v3_time(name: str, config: Mapping[str, Any]) -> DataType:
@@ -214,7 +217,7 @@ def _v2_dtype(text: str, code: str, n: int) -> np.dtype[Any]:
 
 
 def _v2_time(text: str, code: str, scale: str | None, unit: str | None) -> np.dtype[Any]:
-    if unit is not None and unit not in _TIME_UNITS or not 1 <= int(scale or 1) < 2**31:
+    if (unit and unit not in _TIME_UNITS) or not 1 <= int(scale or 1) < 2**31:
         raise ValueError(f"v2 dtype {show(text)}: unknown unit or multiple")
     order = "<" if text[0] == "|" else text[0]
     if unit in (None, "generic"):
@@ -281,19 +284,18 @@ def _subarray(base: DataType, shape: object) -> DataType:
     return DataType(name="subarray", dtype=np.dtype((base.dtype, inner)), fields=(("", base),))
 
 
-def _from_numpy(dtype: np.dtype[Any], *, native: bool = False) -> DataType:
-    """The type of a NumPy dtype: byte order as it is, or ``native``."""
+def _from_numpy(dtype: np.dtype[Any]) -> DataType:
+    """The type of a NumPy dtype, in its byte order."""
     if dtype.names is not None and dtype.fields is not None:
+        entries = [(name, dtype.fields[name]) for name in dtype.names]
         return _struct(
-            (str(entry[2]) if len(entry) == 3 else None, name, _from_numpy(entry[0], native=native))
-            for name, entry in ((name, dtype.fields[name]) for name in dtype.names)
+            (str(entry[2]) if len(entry) == 3 else None, name, _from_numpy(entry[0]))
+            for name, entry in entries
         )
     if dtype.subdtype is not None:
-        return _subarray(_from_numpy(dtype.base, native=native), list(dtype.shape))
+        return _subarray(_from_numpy(dtype.base), list(dtype.shape))
     if (name := ml_name(dtype)) is not None:
         return DataType(name=name, dtype=dtype)
-    if native:
-        dtype = dtype.newbyteorder("=")
     match dtype.kind:
         case "T":
             if hasattr(dtype, "na_object"):
@@ -321,8 +323,8 @@ def _from_numpy(dtype: np.dtype[Any], *, native: bool = False) -> DataType:
 def _number_name(dtype: np.dtype[Any]) -> str:
     if dtype.kind == "b":
         return "bool"
-    name = f"{ {'i': 'int', 'u': 'uint', 'f': 'float', 'c': 'complex'}.get(dtype.kind, '') }"
-    name += str(8 * dtype.itemsize)
+    words = {"i": "int", "u": "uint", "f": "float", "c": "complex"}
+    name = f"{words.get(dtype.kind, dtype.kind)}{8 * dtype.itemsize}"
     if name in PLAIN_NAMES:
         return name
     if dtype.type in (np.longdouble, np.clongdouble):
@@ -341,29 +343,38 @@ def from_dtype_like(value: Any, zarr_format: int = 3) -> DataType:
     native. Raises ValueError, or TypeError from NumPy for what is no type at all.
     """
     data_type = _from_dtype_like(value, zarr_format)
-    if zarr_format == 3:
-        data_type.to_json()  # ValueError for what only v2 can spell
-    return data_type
+    if zarr_format == 2:
+        return data_type
+    data_type.to_json()  # ValueError for what only v2 can spell
+    return _native(data_type)
+
+
+def _native(data_type: DataType) -> DataType:
+    """The same type with all bytes in native order."""
+    if data_type.dtype.isnative:
+        return data_type
+    if data_type.category == "struct":
+        members = [(None, name, _native(member)) for name, member in data_type.fields]
+        return _struct(members, name=data_type.name, configuration=data_type.configuration)
+    return replace(data_type, dtype=data_type.dtype.newbyteorder("="))
 
 
 def _from_dtype_like(value: Any, zarr_format: int) -> DataType:
-    native = zarr_format == 3
     if isinstance(value, DataType):
-        needs_change = native and value.dtype.isnative is False
-        return _from_numpy(value.dtype, native=True) if needs_change else value
+        return value
     if callable(to_json := getattr(value, "to_json", None)):
         return _from_document(to_json(zarr_format=zarr_format))
     if isinstance(value, Mapping):
         return _from_document(value)
     if isinstance(value, str):
-        return _from_text(value, native)
+        return _from_text(value)
     if value is str or value is np.dtypes.StringDType:
         return STRING
     if value is bytes:
         return _variable_bytes(_VARIABLE_BYTES)
     if isinstance(value, list):
         return _struct(_listed_field(entry, zarr_format) for entry in value)
-    return _from_numpy(np.dtype(value), native=native)
+    return _from_numpy(np.dtype(value))
 
 
 def _from_document(document: Any) -> DataType:
@@ -372,14 +383,14 @@ def _from_document(document: Any) -> DataType:
     return parse_v3(document)
 
 
-def _from_text(text: str, native: bool) -> DataType:
+def _from_text(text: str) -> DataType:
     if text in ("str", "string"):
         return STRING
     if text in ("bytes", _VARIABLE_BYTES):
         return _variable_bytes(_VARIABLE_BYTES)
-    if text in PLAIN_NAMES or text in _V3_CONFIGURED or re.fullmatch("r[0-9]+", text):
+    if text in PLAIN_NAMES or text in _V3_CONFIGURED or raw_nbytes(text):
         return parse_v3(text)
-    return _from_numpy(np.dtype(text), native=native)
+    return _from_numpy(np.dtype(text))
 
 
 def _listed_field(entry: Any, zarr_format: int) -> tuple[str | None, object, DataType]:
@@ -388,7 +399,4 @@ def _listed_field(entry: Any, zarr_format: int) -> tuple[str | None, object, Dat
     if isinstance(label, (tuple, list)):
         title, label = label
     member = _from_dtype_like(spec, zarr_format)
-    if not shape:
-        return title, label, member
-    extents = shape[0]
-    return title, label, _subarray(member, list(extents) if is_list(extents) else extents)
+    return title, label, _subarray(member, shape[0]) if shape else member
