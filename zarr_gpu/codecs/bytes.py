@@ -67,10 +67,7 @@ class BytesCodec(ArrayBytesCodec):
         return Size(spec.nbytes)
 
     def encode(self, array: NDArray, spec: ChunkSpec) -> Bytes:
-        stored = np.ascontiguousarray(array, self.stored_dtype(spec))
-        if not stored.nbytes:
-            return b""
-        return memoryview(stored.reshape(-1).view(np.uint8))
+        return bytes_of(np.ascontiguousarray(array, self.stored_dtype(spec)))
 
     def decode(self, data: Bytes, spec: ChunkSpec, out: NDArray | None = None) -> NDArray:
         if len(data) != spec.nbytes:
@@ -81,3 +78,8 @@ class BytesCodec(ArrayBytesCodec):
             return array
         out[...] = array
         return out
+
+
+def bytes_of(array: NDArray) -> Bytes:
+    """The memory of a C-contiguous array of any type that holds no references."""
+    return array.reshape(-1).view(np.uint8).data if array.nbytes else b""
