@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain, repeat
 from typing import Any
 
 from zarr_gpu._types import JSON, Shape
@@ -184,7 +185,7 @@ def _axis(
     elif not needed <= total <= INT64_MAX:
         problems.add(loc, f"chunk lengths add up to {show(total)}, but the array has {needed}")
     else:
-        return tuple(length for length, n in known for _ in range(n))
+        return tuple(chain.from_iterable(repeat(length, n) for length, n in known))
     return None
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from zarr_gpu._types import JSON
-from zarr_gpu.errors import MetadataError, Problem, StoreKeyError
+from zarr_gpu.errors import MetadataError, MissingDependencyError, Problem, StoreKeyError
 from zarr_gpu.metadata import json
 from zarr_gpu.metadata.array import ArrayMetadata
 from zarr_gpu.metadata.members import check_constant, parse_attributes, parse_extra
@@ -231,7 +231,7 @@ def _member(
         return parse(raw, document)
     except MetadataError as error:
         return MemberError(error.problems, document=document, raw=raw)
-    except StoreKeyError as error:
+    except (StoreKeyError, MissingDependencyError) as error:
         return MemberError(str(error), document=document, raw=raw)
 
 

@@ -7,7 +7,6 @@ Knows no codec implementation: whether names are known and chains are well order
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,7 +50,7 @@ def parse_array_v3(doc: Mapping[str, Any], document: str) -> ArrayMetadata:
     unit = _inner_chunk_shape(codecs)
     grid = None if member is ... else parse_grid(member, shape, unit, problems)
     keys = _chunk_key_encoding(problems.member(doc, "chunk_key_encoding"), problems)
-    fill_value = _fill_value(problems.member(doc, "fill_value"), data_type, document, problems)
+    fill_value = _fill_value(problems.member(doc, "fill_value"), data_type, problems)
     attributes = parse_attributes(doc.get("attributes"), problems)
     names = _dimension_names(doc.get("dimension_names"), shape, problems)
     _check_storage_transformers(doc.get("storage_transformers"), problems)
@@ -85,17 +84,9 @@ def _data_type(value: Any, problems: Problems) -> DataType | None:
     return problems.attempt(("data_type",), parse_v3, value)
 
 
-def _fill_value(value: Any, data_type: DataType | None, document: str, problems: Problems) -> Any:
+def _fill_value(value: Any, data_type: DataType | None, problems: Problems) -> Any:
     if value is ... or data_type is None:
         return None
-    if value is None:
-        warnings.warn(
-            f"{document}: fill_value is null, which Zarr format 3 does not allow; the default of "
-            f"{data_type.name} is used",
-            UserWarning,
-            stacklevel=3,
-        )
-        return data_type.default_fill()
     return problems.attempt(("fill_value",), data_type.fill_from_json, value, 3)
 
 
