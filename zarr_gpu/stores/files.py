@@ -5,7 +5,7 @@
 """
 
 # A Path object costs more than the system call.
-# ruff: noqa: PTH103, PTH108, PTH112, PTH120
+# ruff: noqa: PTH103, PTH104, PTH108, PTH112, PTH120
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from zarr_gpu.stores.base import Reader
 
 ONE_READ = 1 << 30
 """Linux transfers at most 2 GiB - 4 KiB in one call."""
-TRIES = 8
+TRIES = 32
 """How often something that other processes can undo is done again."""
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -89,22 +89,22 @@ def make_directories(path: str, *, sync: bool) -> None:
             sync_directory(os.path.dirname(made))
 
 
-def remove(path: str) -> None:
-    """Remove a file, a link (not what it points at) or a directory with all below it."""
-    for attempt in range(TRIES):
-        try:
-            if stat.S_ISDIR(os.lstat(path).st_mode):
-                shutil.rmtree(path)
-            else:
-                os.unlink(path)
-        except FileNotFoundError:
-            if not os.path.lexists(path):
-                return
-        except OSError as error:  # a writer put something new into a directory being removed
-            if error.errno != errno.ENOTEMPTY or attempt == TRIES - 1:
-                raise
-        else:
+def remove(path: str, aside: str) -> None:
+    """Remove a file, a link (not what it points at) or a directory with all below it.
+
+    A directory is renamed to ``aside`` first: it is gone at once, and nobody can add to it.
+    """
+    with suppress(FileNotFoundError):
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            os.unlink(path)
             return
+        try:
+            os.rename(path, aside)
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.EXDEV):  # a mounted file system
+                raise
+            aside = path
+        shutil.rmtree(aside)
 
 
 class FileReader(Reader):

@@ -16,7 +16,7 @@ came with the data, not against a process that swaps directories for links while
 """
 
 # A Path object costs more than the system call.
-# ruff: noqa: PTH105, PTH108, PTH112, PTH114, PTH116, PTH118, PTH120, PTH208
+# ruff: noqa: PTH105, PTH108, PTH110, PTH112, PTH114, PTH116, PTH120, PTH208
 
 from __future__ import annotations
 
@@ -117,12 +117,13 @@ class LocalStore(SameBytes):
         return True
 
     def _check_absent(self, directory: str) -> None:
-        """A directory that is missing because of a dangling link is an error."""
+        """A directory missing because of a link that dangles or leaves the root is an error."""
         while directory not in self._trusted:
-            if os.path.lexists(directory):
-                if os.path.islink(directory):
-                    raise StoreError(f"{directory} is a dangling symbolic link")
+            if os.path.exists(directory):
+                self._trust(directory)
                 return
+            if os.path.lexists(directory):
+                raise StoreError(f"{directory} is a dangling symbolic link")
             directory = os.path.dirname(directory)
 
     def _check_inside(self, path: str) -> str:
@@ -326,7 +327,7 @@ class LocalStore(SameBytes):
         directory = os.path.dirname(self._path(key))
         if make or not self._trust(directory):
             self._make_directory(directory)
-        temporary = f"{directory}/{OURS}{os.urandom(8).hex()}"
+        temporary = _temporary_in(directory)
         write_file(temporary, value, sync=sync)
         return temporary
 
@@ -350,10 +351,10 @@ class LocalStore(SameBytes):
         with _as_store_errors(f"cannot delete {prefix!r} of {self!r}"):
             if prefix:
                 if self._trust(os.path.dirname(path)):
-                    remove(path)
+                    remove(path, _temporary_in(os.path.dirname(path)))
             elif os.path.isdir(path):
                 for name in os.listdir(path):
-                    remove(self._slash + name)
+                    remove(self._slash + name, _temporary_in(path))
 
     @contextmanager
     def lock(self, key: str) -> Iterator[None]:
@@ -378,18 +379,17 @@ class LocalStore(SameBytes):
             yield
 
     def repair(self, *, older_than_s: float = 3600) -> list[str]:
-        """Remove temporary files that killed writers left behind; returns their paths."""
+        """Remove what killed writers and deletions left behind; returns the paths."""
         self.check_writable()
         oldest = time.time() - older_than_s
         removed = []
-        for directory, _, names in os.walk(self.root):
-            for name in names:
-                if not name.startswith(OURS) or name.startswith(LOCK_FILE):
-                    continue
-                path = os.path.join(directory, name)
-                with suppress(FileNotFoundError):  # its writer was alive after all
+        for directory, directories, files in os.walk(self.root):
+            left = [n for n in directories + files if n.startswith(OURS)]
+            directories[:] = [n for n in directories if not n.startswith(OURS)]
+            for path in (f"{directory}/{n}" for n in left if not n.startswith(LOCK_FILE)):
+                with suppress(FileNotFoundError):  # its owner was alive after all
                     if os.lstat(path).st_mtime < oldest:
-                        os.unlink(path)
+                        remove(path, _temporary_in(directory))
                         removed.append(path)
         return removed
 
@@ -423,6 +423,10 @@ def lock_place(key: str) -> tuple[str, str]:
         return head[1:], f"c/{tail}"
     head, _, tail = key.rpartition("/")
     return head, tail
+
+
+def _temporary_in(directory: str) -> str:
+    return f"{directory}/{OURS}{os.urandom(8).hex()}"
 
 
 def _rename(temporary: str, path: str) -> bool:
