@@ -4,6 +4,7 @@ import doctest
 import importlib
 import json
 import pkgutil
+import re
 import subprocess
 import sys
 import zipfile
@@ -12,12 +13,52 @@ from pathlib import Path
 import pytest
 
 import zarr_gpu
+from zarr_gpu.codecs import registry
 
 ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODULES = sorted(module.name for module in pkgutil.walk_packages(zarr_gpu.__path__, "zarr_gpu."))
 MAX_LINES = 450
+"""Of a file of Python."""
 MAX_MODULES = 130
 """Modules that ``import zarr_gpu`` may load beside NumPy's."""
+PUBLIC_NAMES = [
+    "Array",
+    "Group",
+    "__version__",
+    "array",
+    "config",
+    "consolidate_metadata",
+    "copy",
+    "copy_all",
+    "copy_store",
+    "create",
+    "create_array",
+    "create_group",
+    "create_hierarchy",
+    "empty",
+    "empty_like",
+    "errors",
+    "from_array",
+    "full",
+    "full_like",
+    "group",
+    "load",
+    "ones",
+    "ones_like",
+    "open",
+    "open_array",
+    "open_consolidated",
+    "open_group",
+    "open_like",
+    "save",
+    "save_array",
+    "save_group",
+    "tree",
+    "zeros",
+    "zeros_like",
+]
+"""All of them; a change here is a change for users and belongs into the change log."""
 
 
 def python(code: str) -> str:
@@ -75,6 +116,19 @@ def test_files_are_short(folder: str):
     assert {path: n for path, n in lengths.items() if n > MAX_LINES} == {}
 
 
+def test_readme_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    examples = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    assert len(examples) >= 2
+    for example in examples:
+        exec(compile(example, "README.md", "exec"), {})
+
+
+def test_readme_names_every_codec():
+    missing = [name for name in registry.known() if f"`{name}`" not in README]
+    assert missing == []
+
+
 @pytest.mark.parametrize("name", ["zarr_gpu", *MODULES])
 def test_examples_in_docstrings(name: str):
     failed, _ = doctest.testmod(importlib.import_module(name))
@@ -86,7 +140,9 @@ def test_wheel_has_every_module_the_kernels_and_the_type_marker(tmp_path: Path):
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     shipped = {n for n in zipfile.ZipFile(wheel).namelist() if n.startswith("zarr_gpu/")}
-    sources = [p for p in (ROOT / "zarr_gpu").rglob("*") if p.suffix == ".py" or p.name == "py.typed"]
+    sources = [
+        p for p in (ROOT / "zarr_gpu").rglob("*") if p.suffix == ".py" or p.name == "py.typed"
+    ]
     kernels = [p for p in (ROOT / "kernels").rglob("*") if p.is_file()]
     expected = {p.relative_to(ROOT).as_posix() for p in sources}
     expected |= {"zarr_gpu/" + p.relative_to(ROOT).as_posix() for p in kernels}
