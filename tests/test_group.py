@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -161,6 +162,14 @@ def test_one_bad_array_leaves_its_group_readable(zarr_format: int) -> None:
     assert names == ["a", "empty"]
     with pytest.raises(MetadataError, match="shape"):
         root["x"]
+
+
+def test_files_among_the_nodes_are_no_nodes(tmp_path: Path) -> None:
+    root = hierarchy(3, tmp_path)
+    (tmp_path / "notes.txt").write_text("not a node")
+    assert sorted(root) == ["a", "empty", "x"]
+    zarr_gpu.consolidate_metadata(tmp_path)
+    assert sorted(zarr_gpu.open_consolidated(tmp_path)) == ["a", "empty", "x"]
 
 
 def test_one_bad_consolidated_entry_leaves_its_group_readable() -> None:

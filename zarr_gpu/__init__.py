@@ -1,0 +1,92 @@
+"""zarr_gpu: a storage engine for Zarr arrays.
+
+>>> import numpy as np, zarr_gpu
+>>> a = zarr_gpu.create_array({}, data=np.arange(12).reshape(3, 4), chunks=(2, 2))
+>>> a[1:, ::2].tolist()
+[[4, 6], [8, 10]]
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zarr_gpu import errors
+from zarr_gpu.api import (
+    array,
+    consolidate_metadata,
+    copy,
+    copy_all,
+    copy_store,
+    create,
+    create_array,
+    create_group,
+    create_hierarchy,
+    empty,
+    empty_like,
+    from_array,
+    full,
+    full_like,
+    group,
+    load,
+    ones,
+    ones_like,
+    open,  # noqa: A004 - the name users of zarr know
+    open_array,
+    open_consolidated,
+    open_group,
+    open_like,
+    save,
+    save_array,
+    save_group,
+    tree,
+    zeros,
+    zeros_like,
+)
+from zarr_gpu.array import Array
+from zarr_gpu.config import config
+from zarr_gpu.group import Group
+
+__all__ = [
+    "Array",
+    "Group",
+    "__version__",
+    "array",
+    "config",
+    "consolidate_metadata",
+    "copy",
+    "copy_all",
+    "copy_store",
+    "create",
+    "create_array",
+    "create_group",
+    "create_hierarchy",
+    "empty",
+    "empty_like",
+    "errors",
+    "from_array",
+    "full",
+    "full_like",
+    "group",
+    "load",
+    "ones",
+    "ones_like",
+    "open",
+    "open_array",
+    "open_consolidated",
+    "open_group",
+    "open_like",
+    "save",
+    "save_array",
+    "save_group",
+    "tree",
+    "zeros",
+    "zeros_like",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":  # looked up on demand: importlib.metadata is slow to import
+        from importlib.metadata import version
+
+        return version("zarr-gpu")
+    raise AttributeError(f"module 'zarr_gpu' has no attribute {name!r}")

@@ -13,7 +13,7 @@ from zarr_gpu.errors import MetadataError
 from zarr_gpu.metadata.array import ArrayMetadata
 from zarr_gpu.metadata.group import GroupMetadata
 from zarr_gpu.metadata.paths import check_node_path
-from zarr_gpu.nodes import Metadata, StorePath, child_names, join, read_node
+from zarr_gpu.nodes import Metadata, StorePath, child_names, join, read_child, read_node
 
 if TYPE_CHECKING:
     from zarr_gpu.stores.base import Store
@@ -140,7 +140,9 @@ class GroupReader:
             return
         for name in child_names(self.store, self.path):
             try:
-                node_here = read_node(self.store, join(self.path, name), self._metadata.zarr_format)
+                node_here = read_child(
+                    self.store, join(self.path, name), self._metadata.zarr_format
+                )
             except MetadataError as error:
                 yield name, error
                 continue

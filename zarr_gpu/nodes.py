@@ -20,6 +20,8 @@ from zarr_gpu.errors import (
     ContainsGroupError,
     GroupNotFoundError,
     NodeNotFoundError,
+    NodeTypeError,
+    StoreError,
     UnsafeConcurrentWriteError,
 )
 from zarr_gpu.metadata import json
@@ -114,8 +116,6 @@ def read_array(store: Store, path: str, zarr_format: int | None = None) -> Array
     if node is None:
         raise ArrayNotFoundError(f"no array at path {path!r} in {store!r}")
     if isinstance(node, GroupMetadata):
-        from zarr_gpu.errors import NodeTypeError
-
         raise NodeTypeError(f"a group, not an array, is at path {path!r} in {store!r}")
     return node
 
@@ -200,14 +200,20 @@ def update_node(store: Store, path: str, current: M, change: Callable[[M], M]) -
     ``change`` gets the metadata as stored now. Raises NodeNotFoundError when the node is gone.
     """
     store.check_writable()
-    main = "zarr.json" if current.zarr_format == 3 else ".zattrs"
-    with lock_or_none(store, join(path, main)):
+    with lock_or_none(store, document_key(current, path)):
         fresh = read_node(store, path, current.zarr_format)
         if type(fresh) is not type(current):
             raise NodeNotFoundError(f"the node at {path or '/'!r} in {store!r} is gone")
         changed: M = change(fresh)
         write_node(store, path, changed)
         return changed
+
+
+def document_key(metadata: Metadata, path: str) -> str:
+    """Key of the document that makes a node; its lock guards all of the node's documents."""
+    if metadata.zarr_format == 3:
+        return join(path, "zarr.json")
+    return join(path, ".zarray" if isinstance(metadata, ArrayMetadata) else ".zgroup")
 
 
 def lock_or_none(store: Store, key: str) -> AbstractContextManager[Any]:
@@ -231,6 +237,16 @@ def child_names(store: Store, path: str) -> list[str]:
     ]
 
 
+def read_child(store: Store, path: str, zarr_format: int) -> Metadata | None:
+    """:func:`read_node` for a listed name, which may also be a stray file among the nodes."""
+    try:
+        return read_node(store, path, zarr_format)
+    except StoreError:
+        if store.exists(path):  # an object itself, so nothing can be below it
+            return None
+        raise
+
+
 def walk(store: Store, path: str, zarr_format: int) -> Iterator[tuple[str, Metadata]]:
     """All nodes below ``path``: relative path and metadata, parents before children."""
     pending = [""]
@@ -238,7 +254,7 @@ def walk(store: Store, path: str, zarr_format: int) -> Iterator[tuple[str, Metad
         here = pending.pop(0)
         for name in child_names(store, join(path, here)):
             below = join(here, name)
-            node = read_node(store, join(path, below), zarr_format)
+            node = read_child(store, join(path, below), zarr_format)
             if node is not None:
                 yield below, node
                 if isinstance(node, GroupMetadata):

@@ -20,7 +20,7 @@ from zarr_gpu.indexing import parse_basic
 from zarr_gpu.layout import ArrayLayout
 from zarr_gpu.metadata.array import ArrayMetadata
 from zarr_gpu.metadata.grids import RectilinearGrid
-from zarr_gpu.nodes import join, lock_or_none, read_array, write_node
+from zarr_gpu.nodes import document_key, lock_or_none, read_array, write_node
 from zarr_gpu.plan import make_plan
 from zarr_gpu.stores.base import Store
 from zarr_gpu.values import as_values, write_values
@@ -55,7 +55,7 @@ def append(array: Array, data: Any, axis: int) -> Shape:
         )
     if array.read_only:
         raise ReadOnlyError(f"array {array.name!r} in {array.store!r} is read-only")
-    key = _document_key(array.metadata, array.path)
+    key = document_key(array.metadata, array.path)
     with lock_or_none(array.store, key):
         fresh = read_array(array.store, array.path, array.metadata.zarr_format)
         old = fresh.shape
@@ -76,7 +76,7 @@ def _change_shape(array: Array, new_shape: Any) -> None:
     if array.read_only:
         raise ReadOnlyError(f"array {array.name!r} in {array.store!r} is read-only")
     store = array.store
-    with lock_or_none(store, _document_key(array.metadata, array.path)):
+    with lock_or_none(store, document_key(array.metadata, array.path)):
         fresh = read_array(store, array.path, array.metadata.zarr_format)
         shape = new_shape(fresh.shape)
         changed = with_shape(_covering(ArrayLayout(fresh, array.path), shape), shape)
@@ -94,10 +94,6 @@ def _change_shape(array: Array, new_shape: Any) -> None:
             _delete_outside(store, fresh, layout)
         write_node(store, array.path, changed)
     array._replace_metadata(changed)  # noqa: SLF001 - this module is part of Array
-
-
-def _document_key(metadata: ArrayMetadata, path: str) -> str:
-    return join(path, "zarr.json" if metadata.zarr_format == 3 else ".zarray")
 
 
 def _covering(layout: ArrayLayout, shape: Shape) -> ArrayMetadata:
