@@ -1,0 +1,55 @@
+"""``zlib``: one stream of RFC 1950 (numcodecs "zlib").
+
+>>> ZlibCodec().to_dict()
+{'name': 'numcodecs.zlib', 'configuration': {'level': 1}}
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from zarr_gpu._types import JSON, Bytes
+from zarr_gpu.codecs._bytes_bytes import deliver, numcodecs_members
+from zarr_gpu.codecs._members import check_names, integer
+from zarr_gpu.codecs.base import BytesBytesCodec, Size
+from zarr_gpu.codecs.gzip import deflate_bound, inflate
+
+
+@dataclass(frozen=True)
+class ZlibCodec(BytesBytesCodec):
+    """Deflate with a zlib wrapper; level -1 is zlib's own default."""
+
+    name: ClassVar[str] = "numcodecs.zlib"
+
+    level: int = 1
+
+    def __post_init__(self) -> None:
+        integer({"level": self.level}, "level", -1, 9)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, JSON]) -> ZlibCodec:
+        members = numcodecs_members(config)
+        check_names(members, "level")
+        return cls(integer(members, "level", -1, 9, default=1))
+
+    from_numcodecs = from_config
+
+    def to_config(self) -> dict[str, JSON]:
+        return {"level": self.level}
+
+    to_numcodecs = to_config
+
+    def encoded_size(self, decoded: Size) -> Size:
+        return Size(deflate_bound(decoded.limit), exact=False)
+
+    def encode(self, data: Bytes) -> Bytes:
+        return zlib.compress(data, self.level)
+
+    def decode(self, data: Bytes, decoded: Size, out: memoryview | None = None) -> Bytes:
+        return deliver(inflate(data, decoded, 15, codec=self.name, members=False), out)
+
+
+NUMCODECS = {"zlib": ZlibCodec}

@@ -1,0 +1,199 @@
+"""``zstd``: frames of RFC 8878 (registered v3 codec "zstd", numcodecs "zstd").
+
+The headers of frames are read here, before libzstd sees them: what they claim must agree with the
+size that the array's metadata give.
+
+>>> ZstdCodec(level=3).to_dict()
+{'name': 'zstd', 'configuration': {'level': 3, 'checksum': False}}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from zarr_gpu._types import JSON, Bytes
+from zarr_gpu.codecs._bytes_bytes import SLACK, numcodecs_members, target, wrong_size
+from zarr_gpu.codecs._members import check_names, integer
+from zarr_gpu.codecs.base import BytesBytesCodec, Size
+from zarr_gpu.errors import CodecError
+from zarr_gpu.metadata.problems import show
+
+MAX_WINDOW_NBYTES = 128 << 20  # what libzstd's own tools accept unless told otherwise
+_BLOCK_NBYTES = 128 << 10  # largest block, RFC 8878 section 3.1.1.2.4
+_MAGIC = b"\x28\xb5\x2f\xfd"
+
+
+@dataclass(frozen=True)
+class ZstdCodec(BytesBytesCodec):
+    """Zstandard; level 0 is the library's default, ``checksum`` adds four bytes per frame."""
+
+    name: ClassVar[str] = "zstd"
+
+    level: int = 0
+    checksum: bool = False
+
+    def __post_init__(self) -> None:
+        integer({"level": self.level}, "level", -131072, 22)
+        if not isinstance(self.checksum, bool):
+            raise ValueError(f"checksum: expected true or false, found {show(self.checksum)}")
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, JSON]) -> ZstdCodec:
+        check_names(config, "level", "checksum")
+        level = integer(config, "level", -131072, 22)
+        return cls(level, config.get("checksum", False))  # type: ignore[arg-type]  # checked there
+
+    def to_config(self) -> dict[str, JSON]:
+        return {"level": self.level, "checksum": self.checksum}
+
+    @classmethod
+    def from_numcodecs(cls, config: Mapping[str, JSON]) -> ZstdCodec:
+        return cls.from_config(numcodecs_members(config))
+
+    to_numcodecs = to_config
+
+    def encoded_size(self, decoded: Size) -> Size:
+        # ZSTD_compressBound is n + n/256 + 64; more for writers that make many small frames.
+        return Size(decoded.limit + (decoded.limit >> 4) + SLACK, exact=False)
+
+    def encode(self, data: Bytes) -> Bytes:
+        from numcodecs import zstd
+
+        try:
+            return zstd.compress(data, self.level, self.checksum)  # type: ignore[no-any-return]
+        except (RuntimeError, ValueError) as error:
+            raise CodecError(str(error), codec=self.name) from error
+
+    def decode(self, data: Bytes, decoded: Size, out: memoryview | None = None) -> Bytes:
+        frame = read_frame_header(data)
+        # When the first frame holds everything, libzstd finds out whether others hold more.
+        if not (decoded.exact and frame.content_nbytes == decoded.limit):
+            total = read_sizes(data)
+            if total.exact and not decoded.check(total.limit):
+                raise wrong_size(self.name, decoded, total.limit)
+            if not total.exact and not decoded.exact:
+                return self._decode_unknown(data, decoded, total)
+            decoded = total if total.exact else decoded
+        return self._decode_exact(data, decoded.limit, out)
+
+    def _decode_exact(self, data: Bytes, nbytes: int, out: memoryview | None) -> Bytes:
+        from numcodecs import zstd
+
+        try:
+            # libzstd never writes beyond the memory it is given, and nothing less is accepted.
+            return zstd.decompress(data, target(nbytes, out))  # type: ignore[no-any-return]
+        except (RuntimeError, ValueError) as error:
+            raise CodecError(str(error), codec=self.name) from error
+
+    def _decode_unknown(self, data: Bytes, decoded: Size, most: Size) -> Bytes:
+        """Neither the frames nor the metadata say how many bytes there are."""
+        if most.limit <= decoded.limit + (1 << 20):
+            from numcodecs import zstd
+
+            try:
+                result: bytes = zstd.decompress(data)
+            except (RuntimeError, ValueError) as error:
+                raise CodecError(str(error), codec=self.name) from error
+        else:
+            raise CodecError(
+                "frames that do not give their size could be too large",
+                codec=self.name,
+                expected=f"at most {decoded.limit} bytes",
+                found=f"up to {most.limit} bytes",
+            )
+        if not decoded.check(len(result)):
+            raise wrong_size(self.name, decoded, len(result))
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class FrameHeader:
+    """Of a Zstandard frame; ``content_nbytes`` None means not given.
+
+    The header of a skippable frame spans all of it.
+    """
+
+    header_nbytes: int
+    content_nbytes: int | None = 0
+    window_nbytes: int = 0
+    checksum: bool = False
+    skippable: bool = False
+
+
+def read_frame_header(data: Bytes, start: int = 0) -> FrameHeader:
+    """The header of the frame at ``start`` (RFC 8878 section 3.1.1.1).
+
+    Raises CodecError when it is no frame, cut short, or has too large a window.
+    """
+    head = bytes(data[start : start + 18])
+    if len(head) >= 8 and head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50:
+        return FrameHeader(8 + int.from_bytes(head[4:8], "little"), skippable=True)
+    if head[:4] != _MAGIC:
+        found = head[:4].hex() or "nothing"
+        raise CodecError("not a zstd frame", codec="zstd", expected=_MAGIC.hex(), found=found)
+    descriptor = head[4] if len(head) > 4 else 0
+    single = bool(descriptor & 0x20)
+    at = (5 if single else 6) + (0, 1, 2, 4)[descriptor & 3]  # behind the dictionary's number
+    nbytes = (1 if single else 0, 2, 4, 8)[descriptor >> 6]
+    if len(head) < at + nbytes or descriptor & 0x08:
+        raise CodecError("frame header damaged or cut short", codec="zstd")
+    content = int.from_bytes(head[at : at + nbytes], "little") if nbytes else None
+    if content is not None and nbytes == 2:
+        content += 256
+    # The window of a single segment is its content, which is compared with the metadata.
+    window = (content or 0) if single else _window_nbytes(head[5])
+    return FrameHeader(at + nbytes, content, window, bool(descriptor & 4))
+
+
+def _window_nbytes(descriptor: int) -> int:
+    base = 1 << (10 + (descriptor >> 3))
+    window = base + (base >> 3) * (descriptor & 7)
+    if window > MAX_WINDOW_NBYTES:
+        expected = f"at most {MAX_WINDOW_NBYTES} bytes"
+        raise CodecError(
+            "window too large", codec="zstd", expected=expected, found=f"{window} bytes"
+        )
+    return window
+
+
+def read_sizes(data: Bytes) -> Size:
+    """What all frames together decode to by their headers: exact, or an upper bound.
+
+    Walks the headers of frames and blocks and decodes nothing. Raises CodecError when they do not
+    end where ``data`` end.
+    """
+    limit = at = 0
+    exact = True
+    while at < len(data):
+        frame = read_frame_header(data, at)
+        at += frame.header_nbytes
+        if frame.skippable:
+            continue
+        at, most = _walk_blocks(data, at, min(frame.window_nbytes, _BLOCK_NBYTES))
+        at += 4 if frame.checksum else 0
+        exact = exact and frame.content_nbytes is not None
+        limit += most if frame.content_nbytes is None else frame.content_nbytes
+    if at != len(data) or not data:
+        raise CodecError(
+            "frames cut short", codec="zstd", expected=f"{at} bytes", found=f"{len(data)} bytes"
+        )
+    return Size(limit, exact)
+
+
+def _walk_blocks(data: Bytes, at: int, largest: int) -> tuple[int, int]:
+    """Where the blocks of a frame end, and the most they can decode to (RFC 8878, 3.1.1.2)."""
+    most = 0
+    last = 0
+    while not last:
+        header = int.from_bytes(data[at : at + 3], "little")
+        if at + 3 > len(data):
+            raise CodecError(f"frame cut short after {len(data)} bytes", codec="zstd")
+        last, kind, nbytes = header & 1, header >> 1 & 3, header >> 3
+        most += min(nbytes, largest) if kind < 2 else largest
+        at += 3 + (1 if kind == 1 else nbytes)  # kind 1: one byte, repeated
+    return at, most
+
+
+NUMCODECS = {"zstd": ZstdCodec}
