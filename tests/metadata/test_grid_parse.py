@@ -71,11 +71,13 @@ def test_faults_of_a_dimension_are_named(axis, where):
 def test_long_runs_are_counted_before_they_are_expanded():
     tracemalloc.start()
     try:
-        with pytest.raises(MetadataError, match="chunks listed"):
-            parse([10] * 3, rectilinear([[1, 10**12]], [[1, 2**24]], [[1, 2**24 + 1]]))
+        with pytest.raises(MetadataError, match="chunks listed") as caught:
+            parse([1] * 3, rectilinear([[1, 10**12]], [[1, 2**24]], [1]))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
+    where = "chunk_grid.configuration.chunk_shapes"
+    assert locations(caught.value) == {f"{where}[0]", f"{where}[2]"}
     assert peak < 300 << 20  # one dimension of 2**24 is allowed, and was expanded
 
 
