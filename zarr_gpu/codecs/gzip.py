@@ -23,8 +23,10 @@ from zarr_gpu.codecs._bytes_bytes import (
 )
 from zarr_gpu.codecs._members import check_names, integer
 from zarr_gpu.codecs.base import BytesBytesCodec, Size
+from zarr_gpu.errors import CodecError
 
 GZIP = 31  # wbits: 15 bits of window, gzip wrapper
+_RESERVED_FLAGS = 0xE0  # RFC 1952 section 2.3.1.2: to be refused
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class GzipCodec(BytesBytesCodec):
         return zlib.compress(data, self.level, GZIP)
 
     def decode(self, data: Bytes, decoded: Size, out: memoryview | None = None) -> Bytes:
+        if len(data) > 3 and data[3] & _RESERVED_FLAGS:  # zlib looks at them, isal does not
+            raise CodecError(f"reserved flags set: 0x{data[3]:02x}", codec=self.name)
         return deliver(inflate(data, decoded, GZIP, codec=self.name, members=True), out)
 
 
