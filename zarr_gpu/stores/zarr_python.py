@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Coroutine, Hashable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -117,12 +117,16 @@ class ZarrPythonStore(SameBytes):
     def size(self, key: str) -> int | None:
         return self._run(f"stat {key!r}", self._size(check_key(key)))
 
+    def exists(self, key: str) -> bool:
+        found: bool = self._run(f"look for {key!r}", self.store.exists(check_key(key)))
+        return found
+
     # -- listing ------------------------------------------------------------------------------
 
     def list_prefix(self, prefix: str = "") -> Iterator[str]:
         inside = check_prefix(prefix)
         what = f"list {prefix!r}"
-        found = self._run(what, _collect(self.store.list_prefix(inside)))
+        found = self._run(what, _collect(self.store.list_prefix, inside))
         if prefix and self.exists(prefix):
             yield prefix
         for key in found:
@@ -131,7 +135,7 @@ class ZarrPythonStore(SameBytes):
 
     def list_dir(self, prefix: str = "") -> list[str]:
         check_prefix(prefix)
-        found = self._run(f"list {prefix!r}", _collect(self.store.list_dir(prefix)))
+        found = self._run(f"list {prefix!r}", _collect(self.store.list_dir, prefix))
         return sorted({name.rstrip("/") for name in found})
 
     # -- housekeeping -------------------------------------------------------------------------
@@ -155,8 +159,9 @@ def _request(wanted: ByteRange) -> Any:
     return OffsetByteRequest(wanted.offset) if wanted.offset else None
 
 
-async def _collect(items: AsyncIterator[str]) -> list[str]:
-    return [item async for item in items]
+async def _collect(method: Callable[[str], AsyncIterator[str]], prefix: str) -> list[str]:
+    """All that ``method`` lists; some methods have to be called inside the event loop."""
+    return [item async for item in method(prefix)]
 
 
 class _Loop:
