@@ -30,7 +30,7 @@ from zarr_gpu.api import (
     load,
     ones,
     ones_like,
-    open,  # noqa: A004 - the name users of zarr know
+    open,
     open_array,
     open_consolidated,
     open_group,

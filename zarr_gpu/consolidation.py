@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from zarr_gpu.config import config
 from zarr_gpu.metadata import json
-from zarr_gpu.metadata.group import GroupMetadata, dump_consolidated_v2, parse_consolidated_v2
-from zarr_gpu.nodes import Metadata, StorePath, join, lock_or_none, walk, write_node
+from zarr_gpu.metadata.group import GroupMetadata, parse_consolidated_v2
+from zarr_gpu.nodes import Metadata, StorePath, document_key, join, lock_or_none, walk, write_node
 
 
 def consolidate(place: StorePath, metadata: GroupMetadata) -> GroupMetadata:
@@ -24,12 +24,8 @@ def consolidate(place: StorePath, metadata: GroupMetadata) -> GroupMetadata:
     for path, node in walk(store, place.path, metadata.zarr_format):
         nodes[path] = without_consolidated(node) if isinstance(node, GroupMetadata) else node
     changed = replace(metadata, consolidated=nodes)
-    if metadata.zarr_format == 3:
-        with lock_or_none(store, join(place.path, "zarr.json")):
-            write_node(store, place.path, changed)
-    else:
-        root = {"": without_consolidated(metadata), **nodes}
-        store.set(join(place.path, ".zmetadata"), dump_consolidated_v2(root))
+    with lock_or_none(store, document_key(metadata, place.path)):
+        write_node(store, place.path, changed)
     return changed
 
 

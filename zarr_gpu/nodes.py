@@ -137,20 +137,19 @@ def write_node(store: Store, path: str, metadata: Metadata, *, create: bool = Fa
     or ContainsGroupError.
     """
     documents = metadata.documents(config.current.json_indent)
-    main = next(name for name in documents if name != ".zattrs")
+    key = document_key(metadata, path)
+    main = documents.pop(key.rpartition("/")[2])
     for name, data in documents.items():
-        if name != main:
-            store.set(join(path, name), data)
-    key = join(path, main)
+        store.set(join(path, name), data)
     if create:
         try:
-            if not store.set_if_absent(key, documents[main]):
+            if not store.set_if_absent(key, main):
                 check_absent(store, path)
         except UnsafeConcurrentWriteError:
             pass
         else:
             return
-    store.set(key, documents[main])
+    store.set(key, main)
 
 
 def check_absent(store: Store, path: str, zarr_format: int | None = None) -> None:
