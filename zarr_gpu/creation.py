@@ -343,8 +343,7 @@ def _v2_config(value: Any) -> dict[str, JSON]:
     to_numcodecs = getattr(found, "to_numcodecs", None)
     if to_numcodecs is None:
         raise TypeError(f"codec {found.name!r} has no counterpart in Zarr format 2")
-    config: dict[str, JSON] = to_numcodecs()
-    return config
+    return {"id": found.name.removeprefix("numcodecs."), **to_numcodecs()}
 
 
 def _metadata_v2(
