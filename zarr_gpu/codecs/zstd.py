@@ -68,15 +68,18 @@ class ZstdCodec(BytesBytesCodec):
 
     def decode(self, data: Bytes, decoded: Size, out: memoryview | None = None) -> Bytes:
         frame = read_frame_header(data)
-        # When the first frame holds everything, libzstd finds out whether others hold more.
-        if not (decoded.exact and frame.content_nbytes == decoded.limit):
-            total = read_sizes(data)
-            if total.exact and not decoded.check(total.limit):
+        if decoded.exact and frame.content_nbytes == decoded.limit and decoded.limit:
+            # The first frame holds everything; libzstd notices when others hold more.
+            return self._decode_exact(data, decoded.limit, out)
+        total = read_sizes(data)
+        if total.exact or not total.limit or not decoded.limit:
+            if not decoded.check(total.limit):
                 raise wrong_size(self.name, decoded, total.limit)
-            if not total.exact and not decoded.exact:
-                return self._decode_unknown(data, decoded, total)
-            decoded = total if total.exact else decoded
-        return self._decode_exact(data, decoded.limit, out)
+            # numcodecs takes a content size of 0 for an error.
+            return self._decode_exact(data, total.limit, out) if total.limit else b""
+        if decoded.exact:
+            return self._decode_exact(data, decoded.limit, out)
+        return self._decode_unknown(data, decoded, total)
 
     def _decode_exact(self, data: Bytes, nbytes: int, out: memoryview | None) -> Bytes:
         from numcodecs import zstd

@@ -1,0 +1,92 @@
+import gzip
+import zlib
+
+import numcodecs
+import pytest
+
+from tests.codecs.checks import (
+    FIELD,
+    check_bounded,
+    check_config,
+    check_mutants,
+    check_numcodecs,
+    check_round_trip,
+    check_truncation,
+    check_wrong_sizes,
+    each_sample,
+)
+from zarr_gpu.codecs import gzip as module
+from zarr_gpu.codecs.base import Size
+from zarr_gpu.codecs.gzip import GzipCodec
+from zarr_gpu.errors import CodecError
+
+
+@pytest.fixture(params=["isal", "zlib"])
+def library(request, monkeypatch):
+    lib = zlib
+    if request.param == "isal":
+        lib = pytest.importorskip("isal.isal_zlib")
+    monkeypatch.setattr(module, "_library", lambda: lib)
+
+
+@each_sample
+@pytest.mark.parametrize("level", [-1, 0, 1, 5, 9])
+def test_round_trip(library, data, level):
+    check_round_trip(GzipCodec(level), data)
+
+
+@each_sample
+def test_numcodecs_reads_it_and_is_read(data):
+    # Not identical: numcodecs writes the time of day into the header.
+    check_numcodecs(GzipCodec(1), numcodecs.GZip(1), data, identical=False)
+
+
+def test_two_encodings_are_identical_and_carry_no_time():
+    encoded = GzipCodec().encode(FIELD)
+    assert encoded[4:8] == bytes(4)
+    assert encoded == GzipCodec().encode(FIELD)
+    assert encoded[10:] == bytes(numcodecs.GZip(5).encode(FIELD))[10:]
+
+
+def test_header_with_name_and_comment_is_read(library):
+    head = b"\x1f\x8b\x08\x18" + bytes(6) + b"name\0comment\0"
+    assert GzipCodec().decode(head + gzip.compress(b"abc")[10:], Size(3)) == b"abc"
+
+
+@pytest.mark.parametrize("bit", [0x20, 0x40, 0x80])
+def test_reserved_flags_are_refused(library, bit):
+    stream = bytearray(GzipCodec().encode(b"abc"))
+    stream[3] |= bit
+    with pytest.raises(CodecError):
+        GzipCodec().decode(stream, Size(3))
+
+
+@pytest.mark.parametrize("at", [-8, -1], ids=["crc", "size"])
+def test_trailer_is_verified(library, at):
+    stream = bytearray(GzipCodec().encode(FIELD))
+    stream[at] ^= 1
+    with pytest.raises(CodecError):
+        GzipCodec().decode(stream, Size(len(FIELD)))
+
+
+def test_bad_streams_are_refused(library):
+    encoded = GzipCodec().encode(FIELD[:2000])
+    check_wrong_sizes(GzipCodec(), encoded, 2000)
+    check_truncation(GzipCodec(), encoded, 2000)
+    assert check_mutants(GzipCodec(), encoded, 2000) > 400
+
+
+def test_bomb_stays_bounded(library):
+    stream = zlib.compressobj(9, wbits=31)
+    zeros = bytes(1 << 20)
+    bomb = b"".join(stream.compress(zeros) for _ in range(64)) + stream.flush()
+    check_bounded(GzipCodec(), bomb, Size(12_000))
+
+
+def test_configuration():
+    check_config(GzipCodec(7))
+    assert GzipCodec.from_config({}) == GzipCodec(5)
+    assert GzipCodec.from_numcodecs({"id": "gzip"}) == GzipCodec(1)
+    for level in (10, -1, True, "5", 1.0, None):
+        with pytest.raises(ValueError, match="level"):
+            GzipCodec.from_config({"level": level})

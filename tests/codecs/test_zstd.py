@@ -1,0 +1,150 @@
+import numcodecs
+import numpy as np
+import pytest
+from numcodecs import zstd
+
+from tests.codecs.checks import (
+    FIELD,
+    check_bounded,
+    check_config,
+    check_mutants,
+    check_numcodecs,
+    check_round_trip,
+    check_truncation,
+    check_wrong_sizes,
+    each_sample,
+)
+from zarr_gpu.codecs.base import Size
+from zarr_gpu.codecs.zstd import ZstdCodec, read_frame_header, read_sizes
+from zarr_gpu.errors import CodecError
+
+MAGIC = b"\x28\xb5\x2f\xfd"
+SKIPPABLE = b"\x53\x2a\x4d\x18" + (3).to_bytes(4, "little") + b"abc"
+WINDOW_1_MIB = 10 << 3
+
+
+def raw_frame(*blocks, window=WINDOW_1_MIB):
+    """A frame of stored blocks that does not give its content size."""
+    frame = MAGIC + bytes([0, window])
+    for i, block in enumerate(blocks):
+        frame += ((len(block) << 3) | (i == len(blocks) - 1)).to_bytes(3, "little") + block
+    return frame
+
+
+def rle_frame(n_blocks):
+    """A frame that repeats one byte: 4 bytes of it decode to 128 KiB."""
+    block = lambda last: ((128 << 10 << 3) | 2 | last).to_bytes(3, "little") + b"x"  # noqa: E731
+    return MAGIC + bytes([0, WINDOW_1_MIB]) + block(0) * (n_blocks - 1) + block(1)
+
+
+def sized_frame(n, content=b"x"):
+    """A frame that claims to hold ``n`` bytes."""
+    stored = (len(content) << 3 | 1).to_bytes(3, "little") + content
+    return MAGIC + bytes([0xE0]) + n.to_bytes(8, "little") + stored
+
+
+@each_sample
+@pytest.mark.parametrize("level", [-5, 0, 3, 22])
+@pytest.mark.parametrize("checksum", [False, True])
+def test_same_as_numcodecs(data, level, checksum):
+    codec = ZstdCodec(level, checksum)
+    check_round_trip(codec, data)
+    check_numcodecs(codec, numcodecs.Zstd(level, checksum), data)
+
+
+@pytest.mark.parametrize("checksum", [False, True])
+def test_bad_streams_are_refused(checksum):
+    codec = ZstdCodec(checksum=checksum)
+    encoded = codec.encode(FIELD[:4000])
+    check_wrong_sizes(codec, encoded, 4000)
+    check_truncation(codec, encoded, 4000)
+    assert check_mutants(codec, encoded, 4000) > (400 if checksum else 250)
+
+
+FRAMES = {
+    "two frames": zstd.compress(b"abc") + zstd.compress(b"defg"),
+    "no content size": raw_frame(b"abc", b"defg"),
+    "both": zstd.compress(b"abc") + raw_frame(b"defg"),
+    "skippable in front": SKIPPABLE + zstd.compress(b"abcdefg"),
+    "skippable behind": raw_frame(b"abcdefg") + SKIPPABLE,
+    "empty frames": zstd.compress(b"") + zstd.compress(b"abcdefg") + raw_frame(b""),
+}
+
+
+@pytest.mark.parametrize("data", FRAMES.values(), ids=FRAMES)
+def test_frames_of_all_kinds_are_read(data):
+    for decoded in (Size(7), Size(7, exact=False), Size(100, exact=False)):
+        assert bytes(ZstdCodec().decode(data, decoded)) == b"abcdefg"
+    out = memoryview(bytearray(7))
+    assert ZstdCodec().decode(data, Size(7), out) is out
+    assert bytes(out) == b"abcdefg"
+    check_wrong_sizes(ZstdCodec(), data, 7)
+
+
+@pytest.mark.parametrize("data", FRAMES.values(), ids=FRAMES)
+def test_frames_of_all_kinds_cut_short_are_refused(data):
+    for n in range(len(data)):
+        for decoded in (Size(7), Size(7, exact=False)):
+            try:
+                result = ZstdCodec().decode(data[:n], decoded)
+            except CodecError:
+                continue
+            # A bound alone cannot tell that whole frames are missing, nor that padding is.
+            assert b"abcdefg".startswith(bytes(result))
+            assert decoded.check(len(result))
+
+
+def test_many_blocks_of_unknown_size_are_read():
+    data = np.random.default_rng(0).bytes(300_000)
+    frame = raw_frame(data[:100_000], data[100_000:200_000], data[200_000:])
+    for decoded in (Size(300_000), Size(300_000, exact=False)):
+        assert bytes(ZstdCodec().decode(frame, decoded)) == data
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("claimed", [2**62, 2**64 - 3, 1 << 33])
+def test_claimed_sizes_are_not_allocated(claimed, exact):
+    check_bounded(ZstdCodec(), sized_frame(claimed), Size(12_000, exact))
+    check_bounded(ZstdCodec(), zstd.compress(b"a") + sized_frame(claimed), Size(12_000, exact))
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_bombs_stay_bounded(exact):
+    check_bounded(ZstdCodec(), zstd.compress(bytes(64 << 20)), Size(12_000, exact))
+    check_bounded(ZstdCodec(), rle_frame(2000), Size(12_000, exact))  # 250 MiB
+
+
+def test_window_is_limited():
+    ok, too_large = (27 - 10) << 3, (31 - 10) << 3
+    assert bytes(ZstdCodec().decode(raw_frame(b"a", window=ok), Size(1))) == b"a"
+    with pytest.raises(CodecError, match="at most 134217728 bytes, found 2147483648"):
+        ZstdCodec().decode(raw_frame(b"a", window=too_large), Size(1))
+
+
+def test_garbage_names_what_was_found():
+    with pytest.raises(CodecError, match="expected 28b52ffd, found 1f8b0800"):
+        ZstdCodec().decode(b"\x1f\x8b\x08\x00", Size(1))
+    with pytest.raises(CodecError, match="found nothing"):
+        ZstdCodec().decode(b"", Size(0))
+
+
+@pytest.mark.parametrize("n", [0, 1, 255, 256, 65_791, 65_792, 200_000])
+def test_frame_header_gives_the_content_size(n):
+    header = read_frame_header(zstd.compress(bytes(n), 0, True))
+    assert header.content_nbytes == n
+    assert header.checksum
+
+
+def test_sizes_are_exact_or_an_upper_bound():
+    assert read_sizes(zstd.compress(bytes(1000)) * 2 + SKIPPABLE) == Size(2000)
+    assert read_sizes(raw_frame(b"abc", b"d")) == Size(4, exact=False)
+    assert read_sizes(rle_frame(10)) == Size(10 * (128 << 10), exact=False)
+
+
+def test_configuration():
+    check_config(ZstdCodec(7, checksum=True))
+    assert ZstdCodec.from_config({}) == ZstdCodec()
+    assert ZstdCodec.from_numcodecs({"id": "zstd", "level": 1}) == ZstdCodec(1)
+    for member in ({"level": 23}, {"level": -131073}, {"level": "1"}, {"checksum": 1}):
+        with pytest.raises(ValueError, match=next(iter(member))):
+            ZstdCodec.from_config(member)
