@@ -1,0 +1,228 @@
+"""Which name of zarr-python is what in ``zarr_gpu``.
+
+Three kinds, and nothing else: the same thing under another name or path; a helper of a few lines
+that only looks at NumPy arrays or stored bytes; a keyword spelled differently. No behaviour of
+``zarr_gpu`` is changed here: what users of zarr-python may expect belongs into the library.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from shim import dtypes, stores, stubs
+from zarr_gpu import api, errors
+from zarr_gpu.array import Array, parse_settings
+from zarr_gpu.attributes import Attributes
+from zarr_gpu.codecs import registry
+from zarr_gpu.config import ArrayConfig, Setting, config
+from zarr_gpu.group import Group
+from zarr_gpu.stores.base import Store
+
+
+class Config:
+    """``zarr.config``: our settings; a key of zarr-python's own machinery ends the test."""
+
+    def get(self, key: str, default: Any = ...) -> Any:
+        return config.get(_known(key), default)
+
+    def set(self, changes: Any = None, **more: Any) -> Setting:
+        return config.set({_known(k): v for k, v in (changes or {}).items()}, **more)
+
+    def reset(self) -> None:
+        config.reset()
+
+    refresh = reset
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("__"):
+            stubs.skip(f"config.{name}")
+        raise AttributeError(name)
+
+
+def _known(key: str) -> str:
+    try:
+        config.get(key)
+    except KeyError:
+        stubs.skip(f"config key {key}")
+    return key
+
+
+def default_buffer_prototype() -> stores.Prototype:
+    return stores.Prototype()
+
+
+def oindex(array: Any, selection: Any) -> Any:
+    """NumPy's answer to an orthogonal selection."""
+    where, drop = _open_mesh(selection, array.shape)
+    out = array[where]
+    return out.squeeze(axis=drop) if drop else out
+
+
+def oindex_set(array: Any, selection: Any, value: Any) -> None:
+    """NumPy's answer to an orthogonal assignment."""
+    where, drop = _open_mesh(selection, array.shape)
+    if drop and not np.isscalar(value):
+        value = np.asanyarray(value)
+        value = value[tuple(None if d in drop else slice(None) for d in range(array.ndim))]
+    array[where] = value
+
+
+def _open_mesh(selection: Any, shape: tuple[int, ...]) -> tuple[Any, tuple[int, ...]]:
+    items = list(selection) if isinstance(selection, tuple) else [selection]
+    at = next((i for i, item in enumerate(items) if item is Ellipsis), len(items))
+    items[at : at + 1] = [slice(None)] * (len(shape) - len(items) + (at < len(items)))
+    drop = tuple(d for d, item in enumerate(items) if isinstance(item, int | np.integer))
+    axes = []
+    for item, n in zip(items, shape, strict=True):
+        if isinstance(item, slice):
+            axes.append(np.arange(n)[item])
+        elif np.asarray(item).dtype == bool:
+            axes.append(np.flatnonzero(item))
+        else:
+            axes.append(np.atleast_1d(np.asarray(item)))
+    return np.ix_(*axes), drop
+
+
+def normalize_path(path: Any) -> str:
+    return "" if path is None else str(path).replace("\\", "/").strip("/")
+
+
+def ceildiv(a: float, b: float) -> int:
+    return math.ceil(a / b) if b else 0
+
+
+def asynchronous(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The twin of ``function`` that is awaited."""
+
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    call.__name__ = function.__name__
+    return call
+
+
+_PUBLIC: dict[str, Any] = {
+    **{name: getattr(api, name) for name in api.__all__},
+    "Array": Array,
+    "Group": Group,
+    "config": Config(),
+    "__version__": "3.4.2",
+}
+_ERRORS = {
+    name: getattr(errors, name)
+    for name in (
+        "ArrayIndexError", "ArrayNotFoundError", "BaseZarrError", "BoundsCheckError",
+        "ChunkNotFoundError", "ContainsArrayError", "ContainsGroupError", "GroupNotFoundError",
+        "MetadataValidationError", "NodeTypeValidationError", "PickleCodecDisabledError",
+        "UnknownCodecError", "VindexInvalidSelectionError",
+    )
+}  # fmt: skip
+_CODECS = {
+    name: type(registry.get_codec({"name": codec, "configuration": configuration}))
+    for name, codec, configuration in (
+        ("BloscCodec", "blosc", {"cname": "zstd", "clevel": 1, "shuffle": "noshuffle", "typesize": 1, "blocksize": 0}),
+        ("BytesCodec", "bytes", {"endian": "little"}),
+        ("Crc32cCodec", "crc32c", {}),
+        ("GzipCodec", "gzip", {"level": 1}),
+        ("TransposeCodec", "transpose", {"order": [0]}),
+        ("VLenBytesCodec", "vlen-bytes", {}),
+        ("VLenUTF8Codec", "vlen-utf8", {}),
+        ("ZstdCodec", "zstd", {"level": 0, "checksum": False}),
+    )
+}  # fmt: skip
+_DTYPES = {
+    **dtypes.CLASSES,
+    "Structured": dtypes.Structured,
+    "ZDType": dtypes.ZDType,
+    "parse_dtype": dtypes.parse_dtype,
+}
+_STORES = {
+    "LocalStore": stores.LocalStore,
+    "LoggingStore": stores.LoggingStore,
+    "MemoryStore": stores.MemoryStore,
+    "StorePath": stores.StorePath,
+    "ZipStore": stores.ZipStore,
+}
+_BUFFERS = {"default_buffer_prototype": default_buffer_prototype, "NDArrayLike": np.ndarray}
+
+MODULES: dict[str, dict[str, Any]] = {
+    "zarr": _PUBLIC,
+    "zarr.abc.store": {"Store": Store},
+    "zarr.api.asynchronous": {name: asynchronous(getattr(api, name)) for name in api.__all__},
+    "zarr.api.synchronous": _PUBLIC,
+    "zarr.codecs": _CODECS,
+    "zarr.core.array": {"Array": Array, "create_array": asynchronous(api.create_array)},
+    "zarr.core.array_spec": {"ArrayConfig": ArrayConfig},
+    "zarr.core.attributes": {"Attributes": Attributes},
+    "zarr.core.buffer": {
+        **_BUFFERS,
+        "NDArrayLikeOrScalar": (np.ndarray, np.generic),
+    },
+    "zarr.core.buffer.core": _BUFFERS,
+    "zarr.core.buffer.cpu": {"Buffer": stores.Buffer, "NDBuffer": stores.NDBuffer},
+    "zarr.core.common": {
+        "ZARRAY_JSON": ".zarray",
+        "ZATTRS_JSON": ".zattrs",
+        "ZGROUP_JSON": ".zgroup",
+        "ZMETADATA_V2_JSON": ".zmetadata",
+        "ZARR_JSON": "zarr.json",
+        "ceildiv": ceildiv,
+        "ceildiv_int": ceildiv,
+    },
+    "zarr.core.config": {"config": _PUBLIC["config"]},
+    "zarr.core.dtype": _DTYPES,
+    "zarr.core.dtype.common": {"ENDIANNESS_STR": ("little", "big")},
+    "zarr.core.dtype.npy.bytes": _DTYPES,
+    "zarr.core.dtype.npy.common": {
+        "NUMPY_ENDIANNESS_STR": ("<", ">", "="),
+        "endianness_from_numpy_str": {"<": "little", "=": "little", ">": "big"}.__getitem__,
+    },
+    "zarr.core.dtype.npy.int": _DTYPES,
+    "zarr.core.dtype.npy.structured": _DTYPES,
+    "zarr.core.dtype.wrapper": _DTYPES,
+    "zarr.core.group": {"Group": Group, "create_hierarchy": asynchronous(api.create_hierarchy)},
+    "zarr.core.indexing": {
+        "oindex": oindex,
+        "oindex_set": oindex_set,
+    },
+    "zarr.core.sync": {"sync": stores.sync},
+    "zarr.core.sync_group": {"create_hierarchy": api.create_hierarchy},
+    "zarr.dtype": _DTYPES,
+    "zarr.errors": _ERRORS,
+    "zarr.storage": _STORES,
+    "zarr.storage._common": {"StorePath": stores.StorePath},
+    "zarr.storage._logging": _STORES,
+    "zarr.storage._utils": {"normalize_path": normalize_path},
+    "zarr.types": {"AnyArray": Array},
+}
+
+
+def names_of(module: str) -> dict[str, Any]:
+    """What is known in ``module``."""
+    return MODULES.get(module, {})
+
+
+def add_spellings() -> None:
+    """Methods of zarr-python's helper classes, by the function here that does the same."""
+    ArrayConfig.from_dict = staticmethod(parse_settings)
+    ArrayConfig.to_dict = dataclasses.asdict
+
+
+def hide_internals() -> None:
+    """Private attributes of zarr-python's arrays and groups skip the test that asks for them."""
+
+    def missing(self: Any, name: str) -> Any:
+        private = name.startswith("_") and not name.startswith("__")
+        if private or name in ("async_array", "from_dict"):
+            stubs.skip(f"{type(self).__name__}.{name}")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    for cls in (Array, Group):
+        cls.__getattr__ = missing
+        cls.__class_getitem__ = classmethod(lambda c, item: c)  # for annotations
+        cls.from_dict = classmethod(lambda c, *a, **k: stubs.skip(f"{c.__name__}.from_dict"))
