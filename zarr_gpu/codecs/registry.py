@@ -12,17 +12,18 @@ VLenUTF8Codec()
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from importlib import import_module
-from importlib.metadata import entry_points
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from zarr_gpu._types import JSON
 from zarr_gpu.codecs.base import ArrayBytesCodec, BytesBytesCodec, Codec, Kind
 from zarr_gpu.errors import MetadataError, Problem, UnknownCodecError
 from zarr_gpu.metadata.named import NamedConfig, parse_named
 from zarr_gpu.metadata.problems import Problems, show
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
 
 C = TypeVar("C", bound=type[Codec])
 
@@ -108,6 +109,12 @@ class Named(Protocol):
     def configuration(self) -> Mapping[str, JSON]: ...
 
 
+def _entry_points(**select: str) -> EntryPoints:
+    from importlib.metadata import entry_points  # slow to import
+
+    return entry_points(group=GROUP, **select)
+
+
 def register(cls: C) -> C:
     """Make a codec class known under its ``name``, before any other of that name."""
     _registered[cls.name] = cls
@@ -117,7 +124,7 @@ def register(cls: C) -> C:
 def known() -> list[str]:
     """Names that :func:`get_codec` answers to, sorted."""
     names = {*_NAMES, *_ALIASES, *_registered, *(PREFIX + name for name in _IDENTIFIERS)}
-    return sorted(names | set(entry_points(group=GROUP).names))
+    return sorted(names | set(_entry_points().names))
 
 
 def get_codec(named: Named | Mapping[str, JSON] | str) -> Codec:
@@ -213,7 +220,7 @@ def _class(name: str) -> type[Codec] | None:
     for candidate in (name, PREFIX + name):
         if candidate in _NAMES:
             return _member(import_module(f"zarr_gpu.codecs.{_NAMES[candidate]}"), candidate)
-    for entry in entry_points(group=GROUP, name=name):
+    for entry in _entry_points(name=name):
         cls = entry.load()
         if not (isinstance(cls, type) and issubclass(cls, Codec)):
             raise TypeError(f"entry point {entry.value!r} is not a zarr_gpu codec class")
@@ -248,6 +255,8 @@ def _in_numcodecs(identifier: str) -> bool:
 
 
 def _unknown(name: str, names: list[str]) -> UnknownCodecError:
+    import difflib
+
     message = f"no codec is called {show(name)}"
     alike = difflib.get_close_matches(name[:100], names, 3)
     if alike:

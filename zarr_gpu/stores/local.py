@@ -122,7 +122,7 @@ class LocalStore(SameBytes):
             if os.path.exists(directory):
                 self._trust(directory)
                 return
-            if os.path.lexists(directory):
+            if os.path.islink(directory) and not os.path.exists(directory):
                 raise StoreError(f"{directory} is a dangling symbolic link")
             directory = os.path.dirname(directory)
 
