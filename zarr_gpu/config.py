@@ -13,7 +13,6 @@ False
 
 from __future__ import annotations
 
-import ast
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -114,9 +113,11 @@ def _from_environment(environ: Mapping[str, str]) -> Config:
         if not variable.startswith("ZARR_GPU_"):
             continue
         name = variable.removeprefix("ZARR_GPU_").lower().replace("__", ".")
+        from ast import literal_eval  # slow to import, and hardly ever needed
+
         value: Any
         try:
-            value = ast.literal_eval(text)
+            value = literal_eval(text)
         except (SyntaxError, ValueError):
             value = {"true": True, "false": False}.get(text.lower(), text)
         try:

@@ -282,15 +282,14 @@ def _bound(index: int, dim: int, n: int) -> int:
 
 def _wrap(index: NDArray, dim: int, n: int) -> Int64:
     """Index array with negative entries counted from the end; checked."""
+    if not index.size:
+        return index.astype(np.int64, copy=False)
+    low, high = int(index.min()), int(index.max())  # before a large unsigned number turns negative
+    if low < -n or high >= n:
+        bad = low if low < -n else high
+        raise BoundsCheckError(f"index {bad} is out of bounds for axis {dim} with size {n}")
     index = index.astype(np.int64, copy=False)
-    if index.size:
-        low, high = int(index.min()), int(index.max())
-        if low < -n or high >= n:
-            bad = low if low < -n else high
-            raise BoundsCheckError(f"index {bad} is out of bounds for axis {dim} with size {n}")
-        if low < 0:
-            index = np.where(index < 0, index + n, index)
-    return index
+    return np.where(index < 0, index + n, index) if low < 0 else index
 
 
 def _is_mask(item: Any) -> bool:

@@ -215,7 +215,7 @@ def test_entry_points_are_found(clean_registry, monkeypatch):
     def entry_points(**params):
         return EntryPoints([entry]).select(**params)
 
-    monkeypatch.setattr(registry, "entry_points", entry_points)
+    monkeypatch.setattr("importlib.metadata.entry_points", entry_points)
     monkeypatch.setattr(EntryPoint, "load", lambda self: NothingCodec)
     assert "example.nothing" in registry.known()
     assert isinstance(registry.get_codec("example.nothing"), NothingCodec)

@@ -109,10 +109,10 @@ class Named(Protocol):
     def configuration(self) -> Mapping[str, JSON]: ...
 
 
-def _entry_points(**select: str) -> EntryPoints:
+def _entry_points() -> EntryPoints:
     from importlib.metadata import entry_points  # slow to import
 
-    return entry_points(group=GROUP, **select)
+    return entry_points(group=GROUP)
 
 
 def register(cls: C) -> C:
@@ -220,7 +220,7 @@ def _class(name: str) -> type[Codec] | None:
     for candidate in (name, PREFIX + name):
         if candidate in _NAMES:
             return _member(import_module(f"zarr_gpu.codecs.{_NAMES[candidate]}"), candidate)
-    for entry in _entry_points(name=name):
+    for entry in _entry_points().select(name=name):
         cls = entry.load()
         if not (isinstance(cls, type) and issubclass(cls, Codec)):
             raise TypeError(f"entry point {entry.value!r} is not a zarr_gpu codec class")

@@ -13,12 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-from zarr_gpu._types import JSON, Bytes, NDArray, Shape
+from zarr_gpu._types import JSON, Bytes, NDArray, Shape, UInt64
 from zarr_gpu.codecs.base import ArrayBytesCodec, ChunkSpec, Codec, Size
 from zarr_gpu.codecs.chain import BoundChain, CodecChain
 from zarr_gpu.config import config
@@ -28,7 +27,7 @@ from zarr_gpu.metadata.named import parse_named
 from zarr_gpu.metadata.problems import Problems
 
 MISSING = np.uint64(2**64 - 1)
-Index = npt.NDArray[np.uint64]
+Index: TypeAlias = UInt64
 """Shape (inner chunks, 2): offset and nbytes; both ``MISSING`` where nothing is stored."""
 
 

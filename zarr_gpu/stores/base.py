@@ -22,9 +22,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
-from zarr_gpu._types import Bytes, Int64
+from zarr_gpu._types import Bools, Bytes, Int64
 from zarr_gpu.errors import (
     LimitError,
     ReadOnlyError,
@@ -67,7 +66,7 @@ class Located:
     offset: Int64
     nbytes: Int64
     inline: Sequence[Bytes | None] | None
-    missing: npt.NDArray[np.bool_]
+    missing: Bools
 
     @classmethod
     def unknown(cls, n: int) -> Self:
