@@ -130,6 +130,7 @@ def check_numcodecs(codec, numcodec, data, *, identical=True):
     theirs = bytes(numcodec.encode(data))
     assert bytes(codec.decode(theirs, Size(len(data)))) == data
     ours = bytes(codec.encode(data))
-    assert bytes(numcodec.decode(ours)) == data
+    if data:  # lz4, zstd and blosc of numcodecs cannot read the nothing that they write
+        assert bytes(numcodec.decode(ours)) == data
     if identical:
         assert ours == theirs
