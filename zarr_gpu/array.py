@@ -388,10 +388,16 @@ def _rebuild(
     return Array(store_path, metadata, settings=settings, device=device, allow_pickle=allow_pickle)
 
 
+_CHOICES = {"order": ("C", "F"), "concurrent_writes": ("locked", "unsafe")}
+
+
 def parse_settings(
     settings: ArrayConfig | Mapping[str, Any] | None, base: ArrayConfig | None = None
 ) -> ArrayConfig:
-    """Settings given as ``config=``: an ArrayConfig or a mapping; TypeError for unknown names."""
+    """Settings given as ``config=``: an ArrayConfig or a mapping.
+
+    Raises TypeError for an unknown name and ValueError for a value that is not allowed.
+    """
     base = base or config.current.array
     if settings is None:
         return base
@@ -402,4 +408,9 @@ def parse_settings(
     unknown = set(settings) - {f.name for f in dataclass_fields(ArrayConfig)}
     if unknown:
         raise TypeError(f"unknown array setting {min(unknown)!r}")
+    for name, value in settings.items():
+        allowed = _CHOICES.get(name, (value,))
+        if type(value) is not type(getattr(base, name)) or value not in allowed:
+            wanted = allowed if name in _CHOICES else type(getattr(base, name)).__name__
+            raise ValueError(f"array setting {name!r}: expected {wanted}, found {value!r}")
     return replace(base, **settings)

@@ -6,12 +6,25 @@ parse stays an error for that node alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 from zarr_gpu.config import config
 from zarr_gpu.metadata import json
 from zarr_gpu.metadata.group import GroupMetadata, parse_consolidated_v2
-from zarr_gpu.nodes import Metadata, StorePath, document_key, join, lock_or_none, walk, write_node
+from zarr_gpu.nodes import (
+    Metadata,
+    StorePath,
+    document_key,
+    join,
+    lock_or_none,
+    read_group,
+    walk,
+    write_node,
+)
+
+T = TypeVar("T")
 
 
 def consolidate(place: StorePath, metadata: GroupMetadata) -> GroupMetadata:
@@ -27,6 +40,22 @@ def consolidate(place: StorePath, metadata: GroupMetadata) -> GroupMetadata:
     with lock_or_none(store, document_key(metadata, place.path)):
         write_node(store, place.path, changed)
     return changed
+
+
+def forget(place: StorePath, metadata: GroupMetadata, below: str) -> GroupMetadata:
+    """Drop a deleted node from what is listed, in ``metadata`` and in the store at ``place``."""
+    with lock_or_none(place.store, document_key(metadata, place.path)):
+        stored = read_group(place.store, place.path, metadata.zarr_format)
+        if stored.zarr_format == 2:
+            stored = with_v2_consolidated(place, stored, ".zmetadata")
+        if stored.consolidated is not None:
+            kept = _without(stored.consolidated, below)
+            write_node(place.store, place.path, replace(stored, consolidated=kept))
+    return replace(metadata, consolidated=_without(metadata.consolidated or {}, below))
+
+
+def _without(listed: Mapping[str, T], below: str) -> dict[str, T]:
+    return {p: n for p, n in listed.items() if p != below and not p.startswith(below + "/")}
 
 
 def with_v2_consolidated(place: StorePath, metadata: GroupMetadata, key: str) -> GroupMetadata:

@@ -274,7 +274,7 @@ def from_array(
     }
     kept: dict[str, Any] = {}
     if isinstance(data, Array):
-        kept = _arguments_for(data, zarr_format)
+        kept = arguments_for(data, zarr_format)
     else:
         data = data if hasattr(data, "dtype") else np.asarray(data)
         kept = {"shape": data.shape, "dtype": data.dtype, "zarr_format": 3}
@@ -309,7 +309,7 @@ def from_array(
     )
 
 
-def _arguments_for(array: Array, zarr_format: int | None) -> dict[str, Any]:
+def arguments_for(array: Array, zarr_format: int | None) -> dict[str, Any]:
     """:func:`arguments_of`, less what another format says differently."""
     kept = arguments_of(array)
     if zarr_format in (None, array.metadata.zarr_format):
@@ -368,7 +368,7 @@ def full(shape: Any, fill_value: Any, **kwargs: Any) -> Array:
 
 
 def _like(a: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    base = like(a)
+    base = like(a, kwargs.get("zarr_format"))
     if "compressor" in kwargs:
         base.pop("compressors", None)
     if isinstance(a, Array):

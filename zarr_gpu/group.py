@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from zarr_gpu import consolidation
 from zarr_gpu._types import JSON
 from zarr_gpu.array import Array, parse_settings
 from zarr_gpu.attributes import Attributes
@@ -76,10 +77,16 @@ class Group(GroupReader):
         write_data: bool = True,
         **kwargs: Any,
     ) -> Array:
-        """A new array at ``name``; arguments as for :func:`zarr_gpu.create_array`."""
+        """A new array at ``name``; arguments as for :func:`zarr_gpu.create_array`.
+
+        Its format is that of the group, ValueError when ``zarr_format=`` says otherwise.
+        """
         from zarr_gpu.creating import create_array
 
         below = check_node_path(name, strict=True)
+        zarr_format = self._metadata.zarr_format
+        if kwargs.pop("zarr_format", None) not in (None, zarr_format):
+            raise ValueError(f"group {self.name!r} and its members have Zarr format {zarr_format}")
         return create_array(
             self._store_path,
             name=below,
@@ -89,7 +96,7 @@ class Group(GroupReader):
             overwrite=overwrite,
             config=config or self._settings,
             write_data=write_data,
-            zarr_format=self._metadata.zarr_format,
+            zarr_format=zarr_format,
             device=self._device,
             **kwargs,
         )
@@ -108,16 +115,23 @@ class Group(GroupReader):
         return self.create_array(name, **kwargs)
 
     def require_array(
-        self, name: str, *, shape: Any, dtype: Any = None, exact: bool = False, **kwargs: Any
+        self,
+        name: str,
+        *,
+        shape: Any,
+        dtype: Any = None,
+        exact: bool = False,
+        config: Any = None,
+        **kwargs: Any,
     ) -> Array:
-        """The array at ``name``, created when it is missing.
+        """The array at ``name``, created when it is missing, with the run-time settings given.
 
         Raises TypeError when the one there has another shape, or a type that ``dtype`` cannot be
         cast to (with ``exact``: another type).
         """
         node = self.get(name)
         if node is None:
-            return self.create_array(name, shape=shape, dtype=dtype, **kwargs)
+            return self.create_array(name, shape=shape, dtype=dtype, config=config, **kwargs)
         if not isinstance(node, Array):
             raise TypeError(f"a group, not an array, is at {name!r} in group {self.name!r}")
         wanted = (shape,) if isinstance(shape, int) else tuple(shape)
@@ -129,7 +143,7 @@ class Group(GroupReader):
             asked = from_dtype_like(dtype, self._metadata.zarr_format).dtype
             if node.dtype != asked if exact else not np.can_cast(node.dtype, asked):
                 raise TypeError(f"array {node.name!r} has type {node.dtype}, not {asked}")
-        return node
+        return node if config is None else node.with_config(config)
 
     def require_dataset(self, name: str, **kwargs: Any) -> Array:
         """:meth:`require_array` under h5py's name."""
@@ -156,21 +170,21 @@ class Group(GroupReader):
         return self.create_array(name, shape=shape, **_typed(kwargs), fill_value=fill_value)
 
     def empty_like(self, *, name: str, data: Any, **kwargs: Any) -> Array:
-        """A new array shaped and chunked like ``data``."""
-        return self.empty(name=name, **{**like(data), **kwargs})
+        """A new array shaped and chunked like ``data``, in the format of the group."""
+        arguments = like(data, self._metadata.zarr_format)
+        return self.create_array(name, **_typed({**arguments, **kwargs}))
 
     def zeros_like(self, *, name: str, data: Any, **kwargs: Any) -> Array:
         """The same with fill value 0."""
-        return self.zeros(name=name, **{**like(data), **kwargs})
+        return self.empty_like(name=name, data=data, **{**kwargs, "fill_value": 0})
 
     def ones_like(self, *, name: str, data: Any, **kwargs: Any) -> Array:
         """The same with fill value 1."""
-        return self.ones(name=name, **{**like(data), **kwargs})
+        return self.empty_like(name=name, data=data, **{**kwargs, "fill_value": 1})
 
     def full_like(self, *, name: str, data: Any, **kwargs: Any) -> Array:
         """The same with the fill value given (or that of ``data``)."""
-        kwargs.setdefault("fill_value", getattr(data, "fill_value", 0))
-        return self.full(name=name, **{**like(data), **kwargs})
+        return self.empty_like(name=name, data=data, **kwargs)
 
     def create_hierarchy(
         self, nodes: Mapping[str, Metadata], *, overwrite: bool = False
@@ -203,10 +217,8 @@ class Group(GroupReader):
             raise KeyError(path)
         self.store.check_writable()
         self.store.delete_prefix(join(self.path, below))
-        listed = self._metadata.consolidated
-        if listed is not None:
-            kept = {p: m for p, m in listed.items() if p != below and not p.startswith(below + "/")}
-            self._metadata = replace(self._metadata, consolidated=kept)
+        if self._metadata.consolidated is not None:
+            self._metadata = consolidation.forget(self._store_path, self._metadata, below)
 
     def move(self, source: str, dest: str) -> None:
         """Rename the node at ``source`` to ``dest`` (copied, then deleted)."""
@@ -300,12 +312,15 @@ def _typed(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {"dtype": "float64", **kwargs}
 
 
-def like(data: Any) -> dict[str, Any]:
-    """Creation arguments that make an array resemble ``data`` (an Array or array-like)."""
-    if isinstance(data, Array):
-        from zarr_gpu.creating import arguments_of
+def like(data: Any, zarr_format: int | None = None) -> dict[str, Any]:
+    """Creation arguments that make an array resemble ``data`` (an Array or array-like).
 
-        out = arguments_of(data)
+    What another format would say differently is left out.
+    """
+    if isinstance(data, Array):
+        from zarr_gpu.creating import arguments_for
+
+        out = arguments_for(data, zarr_format)
         out.pop("attributes")
         out.pop("zarr_format")
         return out

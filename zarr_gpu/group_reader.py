@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any, Self
 from zarr_gpu import info as summary
 from zarr_gpu.array import Array
 from zarr_gpu.config import ArrayConfig
-from zarr_gpu.errors import MetadataError
+from zarr_gpu.errors import (
+    ArrayNotFoundError,
+    ContainsArrayError,
+    ContainsGroupError,
+    GroupNotFoundError,
+    MetadataError,
+)
 from zarr_gpu.metadata.array import ArrayMetadata
 from zarr_gpu.metadata.group import GroupMetadata
 from zarr_gpu.metadata.paths import check_node_path
@@ -101,6 +107,25 @@ class GroupReader:
         except KeyError:
             return default
 
+    def get_array(self, path: str) -> Array:
+        """The array at ``path``. Raises ArrayNotFoundError, or ContainsGroupError for a group."""
+        node = self.get(path)
+        if isinstance(node, Array):
+            return node
+        if node is None:
+            raise ArrayNotFoundError(f"no array at {path!r} in group {self.name!r}")
+        raise ContainsGroupError(f"a group, not an array, is at {path!r} in group {self.name!r}")
+
+    def get_group(self, path: str) -> Self:
+        """The group at ``path``. Raises GroupNotFoundError, or ContainsArrayError for an array."""
+        node = self.get(path)
+        if isinstance(node, Array):
+            raise ContainsArrayError(f"an array, not a group, is at {path!r} in {self.name!r}")
+        if node is None:
+            raise GroupNotFoundError(f"no group at {path!r} in group {self.name!r}")
+        group: Self = node
+        return group
+
     def __contains__(self, path: object) -> bool:
         return isinstance(path, str) and self._lookup(check_node_path(path)) is not None
 
@@ -155,7 +180,10 @@ class GroupReader:
         """``(relative path, node)`` of children, or of all nodes down to ``max_depth`` levels.
 
         A member whose metadata are invalid is left out with a warning; opening it raises.
+        ValueError for a negative depth.
         """
+        if max_depth is not None and max_depth < 0:
+            raise ValueError(f"max_depth must be None or not negative, found {max_depth}")
         return tuple(self.walk(max_depth))
 
     def walk(self, max_depth: int | None, prefix: str = "") -> Iterator[tuple[str, Array | Self]]:
