@@ -5,6 +5,7 @@ A test class for a store inherits from these and gives a fixture ``store`` (hold
 """
 
 import pickle
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -251,7 +252,9 @@ class WritableStore:
 
         def add(_):
             with empty.lock("n"):
-                empty.set("n", b"%d" % (int(bytes(empty.get("n"))) + 1))
+                n = int(bytes(empty.get("n")))
+                time.sleep(0.0005)  # lets other threads run
+                empty.set("n", b"%d" % (n + 1))
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(add, range(40)))

@@ -1,7 +1,7 @@
 """Merging of byte ranges, against the obvious loop."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from zarr_gpu.stores.ranges import coalesce
@@ -32,6 +32,8 @@ def columns(ranges):
     max_gap=st.integers(0, 30),
     max_bytes=st.integers(0, 120),
 )
+@example(ranges=[(0, 100), (10, 2), (50, 10)], max_gap=5, max_bytes=200)
+@example(ranges=[(0, 100), (10, 10), (90, 5)], max_gap=5, max_bytes=90)
 def test_coalesce_does_what_the_loop_does(ranges, max_gap, max_bytes):
     start, nbytes, group = coalesce(*columns(ranges), max_gap, max_bytes)
     expected = by_loop(ranges, max_gap, max_bytes)

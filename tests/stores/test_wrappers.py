@@ -238,6 +238,13 @@ def test_close_ranges_are_one_read(counted):
     assert len(counted.reads) == 3
 
 
+def test_merging_does_not_meet_the_limit_of_single_ranges(counted):
+    store = CoalescingStore(counted, max_gap=10, max_bytes=1000)
+    found = store.get_many([TEN, TEN], np.array([0, 5]), np.array([5, 5]), limit=5)
+    assert [bytes(data) for data in found] == [b"01234", b"56789"]
+    assert len(counted.reads) == 1
+
+
 @given(
     rows=st.lists(
         st.tuples(
