@@ -242,7 +242,7 @@ def test_bind_checks_types_and_maps():
     with pytest.raises(ValueError, match="bool"):
         CastValueCodec(parse_v3("uint8")).bind(spec_of("bool", (1,)))
     codec = CastValueCodec(parse_v3("uint8"), scalar_map=(None, ((300, 1),)))
-    with pytest.raises(ValueError, match="scalar_map.decode"):
+    with pytest.raises(ValueError, match=r"scalar_map.decode"):
         codec.bind(spec_of("float32", (1,)))
 
 

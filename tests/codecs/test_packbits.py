@@ -113,9 +113,9 @@ def test_documents_hold_what_differs_from_the_defaults():
 
 
 def test_bind_checks_bits_and_types():
-    with pytest.raises(ValueError, match="last_bit: expected 0..3, found 4"):
+    with pytest.raises(ValueError, match=r"last_bit: expected 0..3, found 4"):
         PackBitsCodec(last_bit=4).bind(spec_of("int4", (1,)))
-    with pytest.raises(ValueError, match="last_bit: expected 0..31, found 32"):
+    with pytest.raises(ValueError, match=r"last_bit: expected 0..31, found 32"):
         PackBitsCodec(last_bit=32).bind(spec_of("complex64", (1,)))
     with pytest.raises(ValueError, match="last_bit"):
         PackBitsCodec(first_bit=3, last_bit=2).bind(spec_of("int4", (1,)))

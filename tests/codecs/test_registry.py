@@ -136,6 +136,24 @@ def test_names_may_be_strings_documents_or_parsed():
         assert registry.get_codec(value) == expected
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bitround",
+        "vlen-utf8",
+        "delta",
+        "numcodecs.quantize",
+        "numcodecs.packbits",
+        "pcodec",
+        "zfpy",
+    ],
+)
+def test_codecs_of_both_formats_say_their_format_2_document(name):
+    config = V2[name.removeprefix("numcodecs.")][0]
+    codec = registry.get_codec({"name": name, "configuration": config})
+    assert codec.to_numcodecs() == {"id": name.removeprefix("numcodecs."), **config}
+
+
 def test_unknown_names_suggest_known_ones():
     with pytest.raises(UnknownCodecError, match="'blosc'") as info:
         registry.get_codec({"name": "blosk"})

@@ -44,7 +44,8 @@ def test_bind_refuses_what_does_not_fit(shape, chunk):
 
 
 @pytest.mark.parametrize(
-    "shape", [None, 3, "6", [0], [-2], [True], ["1"], [-1, -1], [[1], [0]], [[1, 0]], [[-1]], [[0], [0]]]
+    "shape",
+    [None, 3, "6", [0], [-2], [True], ["1"], [-1, -1], [[1], [0]], [[1, 0]], [[-1]], [[0], [0]]],
 )  # fmt: skip
 def test_wrong_configuration_is_named(shape):
     with pytest.raises(ValueError, match="shape"):

@@ -14,9 +14,7 @@ INTEGERS = ["int8", "uint8", "int16", "uint32", "int64", "uint64"]
 def test_integers_are_exact_or_an_error(data):
     dtype = data.draw(st.sampled_from(INTEGERS))
     info = np.iinfo(dtype)
-    value = st.integers(int(info.min), int(info.max)) | st.integers(
-        max(-3, int(info.min)), 3
-    )
+    value = st.integers(int(info.min), int(info.max)) | st.integers(max(-3, int(info.min)), 3)
     items = data.draw(st.lists(value, min_size=1, max_size=4))
     codec = ScaleOffsetCodec(data.draw(value), data.draw(value.filter(bool)))
     spec = spec_of(dtype, (len(items),))

@@ -40,6 +40,9 @@ class BitRoundCodec(ArrayArrayCodec):
     def to_config(self) -> dict[str, JSON]:
         return {"keepbits": self.keepbits}
 
+    def to_numcodecs(self) -> dict[str, JSON]:
+        return {"id": self.name, **self.to_config()}
+
     def bind(self, spec: ChunkSpec) -> BitRoundCodec:
         bits = _mantissa(spec)
         if bits is None and spec.dtype.kind not in "iumM":

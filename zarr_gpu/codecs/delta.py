@@ -14,6 +14,7 @@ import numpy as np
 from zarr_gpu._types import JSON, NDArray
 from zarr_gpu.codecs.base import ChunkSpec
 from zarr_gpu.codecs.numcodecs import ArrayFilter, native
+from zarr_gpu.errors import CodecError
 
 
 class DeltaCodec(ArrayFilter):
@@ -32,8 +33,12 @@ class DeltaCodec(ArrayFilter):
     def encode(self, array: NDArray, spec: ChunkSpec) -> NDArray:
         values = native(array, spec).view(self.decoded_dtype).reshape(-1)
         out = np.empty(values.shape, self.encoded_dtype)
+        if values.size:
+            try:
+                out[0] = values[0]
+            except OverflowError as error:
+                raise CodecError(f"first element: {error}", codec=self.name) from error
         with np.errstate(all="ignore"):  # too small an astype loses values, as documented
-            out[:1] = values[:1]
             out[1:] = np.diff(values)
         return out.reshape(spec.shape)
 

@@ -71,6 +71,9 @@ class NumcodecsCodec(BytesBytesCodec):
         rest = {k: v for k, v in self.config.items() if k != "id"}
         return {"name": f"numcodecs.{self.identifier}", "configuration": rest}
 
+    def to_numcodecs(self) -> dict[str, JSON]:
+        return dict(self.config)
+
     def bind(self, spec: ChunkSpec) -> NumcodecsCodec:
         return replace(self, spec=spec)
 
@@ -177,6 +180,9 @@ class ArrayFilter(ArrayArrayCodec):
 
     def to_config(self) -> dict[str, JSON]:
         return dict(self.config)
+
+    def to_numcodecs(self) -> dict[str, JSON]:
+        return {"id": self.name.removeprefix("numcodecs."), **self.config}
 
     def bind(self, spec: ChunkSpec) -> Self:
         if self.config.get(self.from_member) is None:
@@ -293,6 +299,9 @@ class PackBitsFilter(ArrayArrayCodec):
     """Booleans as bits, first one highest, behind one byte with the number of bits added."""
 
     name: ClassVar[str] = "numcodecs.packbits"
+
+    def to_numcodecs(self) -> dict[str, JSON]:
+        return {"id": "packbits"}
 
     def bind(self, spec: ChunkSpec) -> Self:
         if spec.dtype != np.bool_:

@@ -136,14 +136,15 @@ def get_codec(named: Named | Mapping[str, JSON] | str) -> Codec:
     """
     if isinstance(named, (str, Mapping)):
         named = _parse(named)
-    cls = _class(named.name)
+    identifier = named.name.removeprefix(PREFIX)
+    config = {**named.configuration, "id": identifier}
     try:
+        cls = _class(named.name)
+        if cls is None and identifier in _IDENTIFIERS:
+            return _native(identifier, config)
+        cls = cls or _entry_point(named.name)
         if cls is not None:
             return cls.from_config(named.configuration)
-        identifier = named.name.removeprefix(PREFIX)
-        config = {**named.configuration, "id": identifier}
-        if identifier in _IDENTIFIERS:
-            return _native(identifier, config)
         if named.name.startswith(PREFIX) and _in_numcodecs(identifier):
             return _wrapped(config)
     except MetadataError:
@@ -213,13 +214,18 @@ def _parse(value: str | Mapping[str, JSON]) -> NamedConfig:
 
 
 def _class(name: str) -> type[Codec] | None:
-    """The class for a name; None when only numcodecs' own names can help."""
+    """The class registered for a name, or our own."""
     name = _ALIASES.get(name, name)
     if name in _registered:
         return _registered[name]
     for candidate in (name, PREFIX + name):
         if candidate in _NAMES:
             return _member(import_module(f"zarr_gpu.codecs.{_NAMES[candidate]}"), candidate)
+    return None
+
+
+def _entry_point(name: str) -> type[Codec] | None:
+    """The class an installed package offers; looked for last, as it takes reading many files."""
     for entry in _entry_points().select(name=name):
         cls = entry.load()
         if not (isinstance(cls, type) and issubclass(cls, Codec)):

@@ -29,6 +29,9 @@ class _VLenCodec(ArrayBytesCodec):
         check_names(config, "id")
         return cls()
 
+    def to_numcodecs(self) -> dict[str, JSON]:
+        return {"id": self.name}
+
     def to_dict(self) -> dict[str, JSON]:
         return {"name": self.name, "configuration": {}}  # zarr-python writes the empty member
 

@@ -109,6 +109,8 @@ class ZfpCodec(ArrayBytesCodec):
 
     def bind(self, spec: ChunkSpec) -> ZfpCodec:
         _check_spec(spec, self.name)
+        if self.mode == "fixed_accuracy" and spec.dtype.kind != "f":
+            raise ValueError(f"mode: 'fixed_accuracy' is not for {spec.data_type.name!r}")
         return self
 
     def encoded_size(self, spec: ChunkSpec) -> Size:
