@@ -147,6 +147,8 @@ def _real_from_json(dt: DataType, dtype: np.dtype[Any], value: Any, zarr_format:
     number = float(value)
     if not math.isfinite(number):  # the tokens NaN and Infinity, which some JSON writers emit
         return _special(dt, dtype, number)
+    if number == 0 and dtype.name == "float8_e8m0fnu":
+        return _of_bits(dtype, 0)  # the nearest value, 2**-127: TensorStore's default is 0.0
     scalar = _rounded(dtype, number)
     if math.isnan(float(scalar)):
         raise bad(dt, value, "the type has no such value")
