@@ -12,7 +12,8 @@ from tests.stores.checks import OBJECTS, ReadableStore, WritableStore, fill
 from zarr_gpu.config import config
 from zarr_gpu.errors import LimitError, StoreError, StoreKeyError
 from zarr_gpu.stores import local
-from zarr_gpu.stores.local import LocalStore, lock_place
+from zarr_gpu.stores.local import LocalStore
+from zarr_gpu.stores.locks import lock_place
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@
 """
 
 # A Path object costs more than the system call.
-# ruff: noqa: PTH103, PTH104, PTH108, PTH112, PTH120
+# ruff: noqa: PTH103, PTH104, PTH105, PTH108, PTH112, PTH120
 
 from __future__ import annotations
 
@@ -105,6 +105,27 @@ def remove(path: str, aside: str) -> None:
                 raise
             aside = path
         shutil.rmtree(aside)
+
+
+def rename(temporary: str, path: str) -> bool:
+    """Replace ``path``."""
+    os.replace(temporary, path)
+    return True
+
+
+def link(temporary: str, path: str) -> bool:
+    """Make ``path``; False when it is there already."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    return True
+
+
+def unlink(path: str) -> None:
+    """Remove a file that may be gone."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 class FileReader(Reader):

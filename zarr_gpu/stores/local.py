@@ -16,7 +16,7 @@ came with the data, not against a process that swaps directories for links while
 """
 
 # A Path object costs more than the system call.
-# ruff: noqa: PTH105, PTH108, PTH110, PTH112, PTH114, PTH116, PTH120, PTH208
+# ruff: noqa: PTH105, PTH110, PTH112, PTH114, PTH116, PTH120, PTH208
 
 from __future__ import annotations
 
@@ -38,13 +38,16 @@ from zarr_gpu.stores.common import SameBytes, check_prefix, failed
 from zarr_gpu.stores.files import (
     TRIES,
     FileReader,
+    link,
     make_directories,
     read_exactly,
     remove,
+    rename,
     sync_directory,
+    unlink,
     write_file,
 )
-from zarr_gpu.stores.locks import file_lock
+from zarr_gpu.stores.locks import file_lock, lock_place
 
 OURS = ".zg-"
 """How the names of temporary and lock files start."""
@@ -262,7 +265,7 @@ class LocalStore(SameBytes):
 
     def set(self, key: str, value: Bytes) -> None:
         self.check_writable()
-        self._publish(key, value, _rename)
+        self._publish(key, value, rename)
 
     def set_many(self, items: Sequence[tuple[str, Bytes]]) -> None:
         """Replace objects; a durable store flushes all of them before it renames the first."""
@@ -277,7 +280,7 @@ class LocalStore(SameBytes):
             for write in writes:
                 error = write.exception()
                 if error is None:
-                    stack.callback(_unlink, write.result())
+                    stack.callback(unlink, write.result())
                 elif not isinstance(error, FileNotFoundError):
                     raise error
             paths = [self._path(key) for key, _ in items]
@@ -285,14 +288,14 @@ class LocalStore(SameBytes):
                 try:
                     os.replace(write.result(), path)
                 except FileNotFoundError:  # the directory was deleted meanwhile
-                    self._publish(key, value, _rename)
+                    self._publish(key, value, rename)
             for directory in {os.path.dirname(path) for path in paths}:
                 sync_directory(directory)
 
     def set_if_absent(self, key: str, value: Bytes) -> bool:
         self.check_writable()
         try:
-            return self._publish(key, value, _link)
+            return self._publish(key, value, link)
         except StoreError as error:
             if error.errno not in _NO_LINKS:
                 raise
@@ -313,7 +316,7 @@ class LocalStore(SameBytes):
                     try:
                         done = publish(temporary, path)
                     finally:
-                        _unlink(temporary)
+                        unlink(temporary)
                     if sync:
                         sync_directory(os.path.dirname(path))
                 except FileNotFoundError:  # another process deleted the directory
@@ -340,7 +343,7 @@ class LocalStore(SameBytes):
         path = self._path(key)
         with _as_store_errors(f"cannot delete {key!r} of {self!r}"):
             if self._trust(os.path.dirname(path)):
-                _unlink(path)
+                unlink(path)
                 if self._durable:
                     sync_directory(os.path.dirname(path))
 
@@ -412,39 +415,8 @@ def _make(store: LocalStore, read_only: bool) -> functools.partial[LocalStore]:
     )
 
 
-def lock_place(key: str) -> tuple[str, str]:
-    """Directory of the lock file for ``key``, and the name to lock in it.
-
-    Chunk keys like ``a/c/0/1`` share one lock file per array, in ``a``; other objects share the
-    one in their directory. So it does not depend on which directory a store was opened at.
-    """
-    head, found, tail = f"/{key}".rpartition("/c/")
-    if found and tail.replace("/", "").isdigit():
-        return head[1:], f"c/{tail}"
-    head, _, tail = key.rpartition("/")
-    return head, tail
-
-
 def _temporary_in(directory: str) -> str:
     return f"{directory}/{OURS}{os.urandom(8).hex()}"
-
-
-def _rename(temporary: str, path: str) -> bool:
-    os.replace(temporary, path)
-    return True
-
-
-def _link(temporary: str, path: str) -> bool:
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    return True
-
-
-def _unlink(path: str) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(path)
 
 
 @contextmanager

@@ -176,3 +176,16 @@ def lock_many(store: Store, keys: Iterable[str]) -> Iterator[None]:
         for key in sorted(set(keys)):
             stack.enter_context(store.lock(key))
         yield
+
+
+def lock_place(key: str) -> tuple[str, str]:
+    """Directory of the lock file for ``key``, and the name to lock in it.
+
+    Chunk keys like ``a/c/0/1`` share one lock file per array, in ``a``; other objects share the
+    one in their directory. So it does not depend on which directory a store was opened at.
+    """
+    head, found, tail = f"/{key}".rpartition("/c/")
+    if found and tail.replace("/", "").isdigit():
+        return head[1:], f"c/{tail}"
+    head, _, tail = key.rpartition("/")
+    return head, tail
