@@ -96,6 +96,42 @@ def test_header_and_unfilter_describe_the_container(shuffle, typesize, blocksize
         assert decode_by_header(encoded) == data
 
 
+def one_block(data, typesize, splits=0, flags=0x20):
+    """A container of one LZ4 block, with the streams of the block not compressed."""
+    streams = b""
+    for i in range(splits):
+        part = data[i * len(data) // splits : (i + 1) * len(data) // splits]
+        streams += struct.pack("<i", len(part)) + part
+    starts = struct.pack("<i", 20) if splits else b""
+    sizes = (len(data), len(data), 16 + len(starts + streams))
+    return struct.pack("<BBBBiii", 2, 1, flags, typesize, *sizes) + starts + streams
+
+
+@pytest.mark.parametrize(
+    ("typesize", "elements", "flags", "splits"),
+    [(16, 128, 0x20, 16), (16, 127, 0x20, 1), (17, 128, 0x20, 1), (16, 128, 0x30, 1)],
+)
+def test_blocks_are_split_by_sizes_and_flag(typesize, elements, flags, splits):
+    data = FIELD[: typesize * elements]
+    encoded = one_block(data, typesize, splits, flags)
+    assert parse_container(encoded).splits == splits
+    assert bytes(BloscCodec().decode(encoded, Size(len(data)))) == data
+    with pytest.raises(CodecError):
+        BloscCodec().decode(one_block(data, typesize, 17 - splits, flags), Size(len(data)))
+
+
+@pytest.mark.parametrize(
+    ("typesize", "flags", "shuffle"),
+    [(2, 0x21, "shuffle"), (1, 0x21, "noshuffle"), (1, 0x25, "bitshuffle"), (2, 0x25, "shuffle")],
+)
+def test_filter_is_that_of_c_blosc_whatever_the_flags(typesize, flags, shuffle):
+    data = FIELD[:160]
+    encoded = one_block(data, typesize, 1, flags)
+    assert parse_container(encoded).shuffle == shuffle
+    expected = unfilter(np.frombuffer(data, np.uint8), typesize, shuffle)
+    assert bytes(BloscCodec().decode(encoded, Size(160))) == expected.tobytes()
+
+
 def test_blocks_may_be_in_any_order():
     data = FIELD + bytes(1000)
     encoded = container(data, blocksize=4096, cname="zstd")
@@ -116,6 +152,7 @@ def test_blocks_may_be_in_any_order():
 
 def test_empty_container_is_read():
     assert bytes(BloscCodec().decode(numcodecs.Blosc().encode(b""), Size(0))) == b""
+    assert bytes(BloscCodec().decode(one_block(b"", 4, flags=0), Size(0))) == b""
 
 
 def test_bytes_behind_a_container_mean_nothing():

@@ -53,6 +53,11 @@ def test_header_with_name_and_comment_is_read(library):
     assert GzipCodec().decode(head + gzip.compress(b"abc")[10:], Size(3)) == b"abc"
 
 
+def test_several_members_are_one_chunk(library):
+    data = gzip.compress(b"abc") + gzip.compress(b"") + gzip.compress(b"d") + bytes(8)
+    assert GzipCodec().decode(data, Size(4)) == b"abcd"
+
+
 @pytest.mark.parametrize("bit", [0x20, 0x40, 0x80])
 def test_reserved_flags_are_refused(library, bit):
     stream = bytearray(GzipCodec().encode(b"abc"))

@@ -121,6 +121,13 @@ def test_window_is_limited():
         ZstdCodec().decode(raw_frame(b"a", window=too_large), Size(1))
 
 
+def test_reserved_bit_of_a_frame_header_is_refused():
+    frame = bytearray(raw_frame(b"a"))
+    frame[4] |= 0x08
+    with pytest.raises(CodecError, match="header damaged"):
+        read_frame_header(frame)
+
+
 def test_garbage_names_what_was_found():
     with pytest.raises(CodecError, match="expected 28b52ffd, found 1f8b0800"):
         ZstdCodec().decode(b"\x1f\x8b\x08\x00", Size(1))

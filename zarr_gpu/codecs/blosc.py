@@ -113,7 +113,7 @@ class BloscCodec(BytesBytesCodec):
     def encode(self, data: Bytes) -> Bytes:
         if self.cname == "snappy":
             raise UnsupportedError("blosc: snappy can be read but not written; use 'lz4' instead")
-        typesize = self.typesize if self.typesize and self.typesize <= MAX_TYPESIZE else 1
+        typesize = self.typesize or 1  # above 255, c-blosc writes 1
         shuffle = self.shuffle or ("bitshuffle" if typesize == 1 else "shuffle")
         try:
             return _library().compress(  # type: ignore[no-any-return]
