@@ -101,7 +101,9 @@ def test_strided_and_swapped_input_is_encoded_in_c_order():
 
 def test_unused_bits_of_short_types_are_cleared_when_read():
     spec = spec_of("int4", (2,))
-    assert BytesCodec(None).decode(b"\xf1\x0f", spec).astype("i1").tolist() == [1, -1]
+    back = BytesCodec(None).decode(b"\xf1\x0f", spec)
+    assert back.view("u1").tolist() == [0x01, 0x0F]
+    assert back.astype("i1").tolist() == [1, -1]
 
 
 def test_bind_requires_endian_of_documents_for_multi_byte_types():

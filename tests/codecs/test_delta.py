@@ -66,6 +66,9 @@ def test_sums_wrap_around_without_a_warning():
     spec = spec_of("int16", (3,))
     codec = DeltaCodec.from_config({"dtype": "<i2"})
     assert codec.decode(np.array([32767, 1, 1], "i2"), spec).tolist() == [32767, -32768, -32767]
+    floats = spec_of("float32", (2,))
+    codec = DeltaCodec.from_config({"dtype": "<f4"})
+    assert codec.decode(np.array([3e38, 3e38], "f4"), floats).tolist()[1] == np.inf
 
 
 def test_empty_chunks():

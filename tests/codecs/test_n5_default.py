@@ -67,6 +67,13 @@ def test_headers_are_compared_with_the_chunk(header):
         codec.decode(header + bytes(4), spec_of("uint8", (2, 2)))
 
 
+def test_blocks_larger_than_the_chunk_are_refused_before_decompression():
+    codec = N5DefaultCodec.from_config(config(2, GZIP))
+    data = struct.pack(">HHII", 0, 2, 3, 3) + gzip.compress(bytes(9))
+    with pytest.raises(CodecError, match="block too large"):
+        codec.decode(data, spec_of("uint8", (2, 2)))
+
+
 @pytest.mark.parametrize("compressor", [[], [GZIP]])
 def test_damaged_data_only_raises_codec_errors(compressor):
     spec = spec_of("int32", (3, 4))

@@ -60,6 +60,12 @@ def test_damaged_data_only_raises_codec_errors(config, dtype):
             assert len(codec.decode(damaged, Size(array.nbytes))) == array.nbytes
 
 
+def test_sizes_that_no_encoder_gives_never_reach_numcodecs():
+    codec = from_v2({"id": "delta", "dtype": "<i4"})
+    with pytest.raises(CodecError, match="wrong size"):
+        codec.decode(bytes(16), Size(8))
+
+
 def test_empty_buffers_stay_empty():
     codec = from_v2({"id": "delta", "dtype": "<i4"})
     assert codec.encode(b"") == b""

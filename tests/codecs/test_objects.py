@@ -198,6 +198,11 @@ def test_base64_is_that_of_numcodecs(data):
     assert codec.decode(encoded, Size(len(data))) == data
 
 
+def test_long_base64_is_refused_before_decoding():
+    with pytest.raises(CodecError, match="too long"):
+        from_v2({"id": "base64"}).decode(b"AAAA" * 10, Size(3))
+
+
 def test_damaged_base64_only_raises_codec_errors():
     codec = from_v2({"id": "base64"})
     for damaged in mutants(codec.encode(bytes(range(30)))):
