@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from zarr_gpu.errors import (
     ChecksumError,
     ChecksumMismatchError,
@@ -22,19 +20,29 @@ class ChunkErrors:
 
     def __init__(self, layout: ArrayLayout) -> None:
         self._path = layout.path
+        self._outermost = layout.chain.codecs[-1].name
 
     def decoding(
         self, error: CodecError | LimitError, key: str, byte_range: tuple[int, int] | None = None
     ) -> ChunkDecodeError:
         kind = ChunkDecodeError
-        where: dict[str, Any] = {"array": self._path, "key": key, "byte_range": byte_range}
-        if isinstance(error, CodecError):
-            if isinstance(error, ChecksumMismatchError):
-                kind = ChecksumError
-            elif error.codec == "sharding_indexed":
-                kind = ShardIndexError
-            where |= {"codec": error.codec, "expected": error.expected, "found": error.found}
-        return kind(str(error), **where)
+        codec = error.codec if isinstance(error, CodecError) else self._outermost
+        if isinstance(error, ChecksumMismatchError):
+            kind = ChecksumError
+        elif codec == "sharding_indexed":
+            kind = ShardIndexError
+        # Libraries say nothing but a text.
+        expected = f"valid {codec} data" if error.expected is None else error.expected
+        found = str(error) if error.found is None else error.found
+        return kind(
+            str(error),
+            array=self._path,
+            key=key,
+            byte_range=byte_range,
+            codec=codec,
+            expected=expected,
+            found=found,
+        )
 
     def encoding(self, error: Exception, key: str) -> ChunkEncodeError:
         codec = error.codec if isinstance(error, CodecError) else None

@@ -212,6 +212,11 @@ class ChunkNotFoundError(ChunkError, KeyError):
 class LimitError(ZarrGpuError, ValueError):
     """A size exceeds what the metadata or a configured limit allows."""
 
+    def __init__(self, message: str, *, expected: object = None, found: object = None) -> None:
+        self.expected = expected
+        self.found = found
+        super().__init__(message)
+
 
 class UnsafeCodecError(ZarrGpuError, ValueError):
     """Decoding would run code taken from the data (pickle) and was not opted into."""

@@ -93,8 +93,8 @@ class ReadJob:
             return self.store.get_many(
                 keys, np.zeros(n, np.int64), np.full(n, -1, np.int64), limit=chain.stored.limit
             )
-        except LimitError as error:
-            raise self.errors.decoding(error, ", ".join(keys[:3])) from error
+        except LimitError:
+            return None  # one by one, to find out which
 
     def _fill(self, row: Sequence[int], key: str) -> None:
         if not self.settings.read_missing_chunks:

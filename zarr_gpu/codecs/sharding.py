@@ -161,18 +161,21 @@ class ShardLayout:
         return index
 
     def check_index(self, index: Index, size: int) -> None:
-        """Every inner chunk lies inside the shard and has a possible size."""
+        """Every inner chunk lies inside the shard, beside the index, and has a possible size."""
         present = index[:, 0] != MISSING
         limit = self.inner.stored.limit
         offset, nbytes = index[:, 0], index[:, 1]
+        first = self.index_nbytes if self.location == "start" else 0
+        end = size if first else size - self.index_nbytes
         # subtraction instead of offset + nbytes, which can wrap around 2**64
-        bad = present & ((offset > size) | (nbytes > size - np.minimum(offset, size)))
+        bad = present & ((offset < first) | (offset > end))
+        bad |= present & (nbytes > end - np.minimum(offset, end))
         bad |= ~present & (nbytes != MISSING)
         if bad.any():
             slot = int(np.flatnonzero(bad)[0])
             raise self._error(
                 f"index entry {slot} points outside the shard",
-                f"a range inside {size} bytes",
+                f"a range inside bytes {first} to {end}",
                 f"offset {offset[slot]}, {nbytes[slot]} bytes",
             )
         long = present & (nbytes > limit)

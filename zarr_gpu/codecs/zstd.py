@@ -176,6 +176,13 @@ def read_sizes(data: Bytes) -> Size:
             continue
         at, most = _walk_blocks(data, at, min(frame.window_nbytes, _BLOCK_NBYTES))
         at += 4 if frame.checksum else 0
+        if frame.content_nbytes is not None and frame.content_nbytes > most:
+            raise CodecError(
+                "a frame claims more than its blocks can hold",
+                codec="zstd",
+                expected=f"at most {most} bytes",
+                found=f"{frame.content_nbytes} bytes",
+            )
         exact = exact and frame.content_nbytes is not None
         limit += most if frame.content_nbytes is None else frame.content_nbytes
     if at != len(data) or not data:

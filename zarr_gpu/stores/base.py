@@ -284,7 +284,9 @@ def check_limit(key: str, nbytes: int, limit: int | None) -> None:
     """Raise LimitError when ``nbytes`` is more than ``limit``."""
     if limit is not None and nbytes > limit:
         raise LimitError(
-            f"{key}: {nbytes} bytes are stored, but the metadata allows at most {limit}"
+            f"{key}: {nbytes} bytes are stored, but the metadata allows at most {limit}",
+            expected=f"at most {limit} bytes",
+            found=f"{nbytes} bytes",
         )
 
 
