@@ -59,16 +59,18 @@ def test_former_name_of_bytes():
 @pytest.mark.parametrize(
     "encoding, key",
     [
-        ("default", "c/0"),
-        ({"name": "default"}, "c/0"),
-        ({"name": "default", "configuration": {}}, "c/0"),
-        ({"name": "default", "configuration": {"separator": "."}}, "c.0"),
-        ("v2", "0"),
-        ({"name": "v2"}, "0"),
+        ("default", "c/1/0"),
+        ({"name": "default"}, "c/1/0"),
+        ({"name": "default", "configuration": {}}, "c/1/0"),
+        ({"name": "default", "configuration": {"separator": "."}}, "c.1.0"),
+        ("v2", "1.0"),
+        ({"name": "v2"}, "1.0"),
+        ({"name": "v2", "configuration": {"separator": "/"}}, "1/0"),
     ],
 )
 def test_chunk_key_encoding_without_configuration(encoding, key):
-    assert read(numbers([LITTLE], chunk_key_encoding=encoding), RAW, key) == NUMBERS.tolist()
+    document = v3((2, 2), (1, 2), "uint8", ["bytes"], chunk_key_encoding=encoding)
+    assert read(document, b"\x07\x08", key) == [[0, 0], [7, 8]]
 
 
 def test_data_type_as_an_object():
