@@ -18,7 +18,7 @@ from zarr_gpu.codecs import registry
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODULES = sorted(module.name for module in pkgutil.walk_packages(zarr_gpu.__path__, "zarr_gpu."))
-MAX_LINES = 450
+MAX_LINES = {"zarr_gpu": 450, "tests": 500, "benchmarks": 450}  # a room gets crowded
 """Of a file of Python."""
 MAX_MODULES = 130
 """Modules that ``import zarr_gpu`` may load beside NumPy's."""
@@ -113,7 +113,7 @@ def test_files_are_short(folder: str):
         str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
         for path in (ROOT / folder).rglob("*.py")
     }
-    assert {path: n for path, n in lengths.items() if n > MAX_LINES} == {}
+    assert {path: n for path, n in lengths.items() if n > MAX_LINES[folder]} == {}
 
 
 def test_readme_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -251,6 +251,9 @@ def test_v2_types_that_v3_cannot_spell(document):
 class ForeignType:
     """Like the data types of zarr-python."""
 
+    def __repr__(self):
+        return "ForeignType()"  # the id of a test case, the same in every process
+
     def to_json(self, zarr_format):
         return "string" if zarr_format == 3 else {"name": "|O", "object_codec_id": "vlen-utf8"}
 
