@@ -9,21 +9,29 @@ from zarr_gpu.array import Array
 from zarr_gpu.creating import from_array
 from zarr_gpu.errors import ContainsArrayError, ContainsGroupError
 from zarr_gpu.group import Group
-from zarr_gpu.nodes import join
+from zarr_gpu.nodes import DOCUMENTS, join
 from zarr_gpu.places import find_place
 from zarr_gpu.stores.base import Store
 
 
 def copy_keys(source: Store, prefix: str, dest: Store, dest_prefix: str) -> int:
-    """Copy every key below one path to another as it is; returns the number of keys."""
+    """Copy every key below one path to another as it is; returns the number of keys.
+
+    Documents come last, so that an array that can be opened has all its chunks.
+    """
     count = 0
-    for key in sorted(source.list_prefix(prefix)):
+    for key in sorted(source.list_prefix(prefix), key=_documents_last):
         data = source.get(key)
         if data is not None:
             below = key[len(prefix) :].lstrip("/")
             dest.set(join(dest_prefix, below), data)
             count += 1
     return count
+
+
+def _documents_last(key: str) -> tuple[int, str]:
+    name = key.rpartition("/")[2]
+    return (-DOCUMENTS.index(name) if name in DOCUMENTS else -len(DOCUMENTS)), key
 
 
 def copy_store(
@@ -49,7 +57,7 @@ def copy_store(
     excludes = [excludes] if isinstance(excludes, str) else excludes
     includes = [includes] if isinstance(includes, str) else includes
     copied = skipped = nbytes = 0
-    for key in sorted(here.store.list_prefix(here.path)):
+    for key in sorted(here.store.list_prefix(here.path), key=_documents_last):
         below = key[len(here.path) :].lstrip("/")
         if any(re.search(p, key) for p in excludes) and not any(
             re.search(p, key) for p in includes

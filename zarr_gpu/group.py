@@ -25,7 +25,7 @@ from zarr_gpu.errors import ContainsArrayError, ContainsGroupError, ReadOnlyErro
 from zarr_gpu.group_reader import GroupReader
 from zarr_gpu.metadata.group import GroupMetadata
 from zarr_gpu.metadata.paths import check_node_path
-from zarr_gpu.nodes import Metadata, create_node, join, update_node
+from zarr_gpu.nodes import Metadata, create_node, delete_node, join, update_node
 
 
 class Group(GroupReader):
@@ -216,7 +216,7 @@ class Group(GroupReader):
         if not below or self._lookup(below) is None:
             raise KeyError(path)
         self.store.check_writable()
-        self.store.delete_prefix(join(self.path, below))
+        delete_node(self.store, join(self.path, below))
         if self._metadata.consolidated is not None:
             self._metadata = consolidation.forget(self._store_path, self._metadata, below)
 

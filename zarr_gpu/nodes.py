@@ -170,10 +170,22 @@ def create_node(store: Store, path: str, metadata: Metadata, *, overwrite: bool 
     store.check_writable()
     create_parents(store, path, metadata.zarr_format)
     if overwrite:
-        store.delete_prefix(path)
+        delete_node(store, path)
     else:
         check_absent(store, path)
     write_node(store, path, metadata, create=True)
+
+
+def delete_node(store: Store, path: str) -> None:
+    """Remove a node and everything below it.
+
+    Documents go first, from the top down: an array that can still be opened has all its chunks.
+    """
+    if not (path and store.deletes_at_once):
+        names = [k for k in store.list_prefix(path) if k.rpartition("/")[2] in DOCUMENTS]
+        for key in sorted(names, key=lambda key: (key.count("/"), key)):
+            store.delete(key)
+    store.delete_prefix(path)
 
 
 def create_parents(store: Store, path: str, zarr_format: Literal[2, 3]) -> None:

@@ -1,8 +1,8 @@
 """Resize and append: the order of writes that no crash can turn into wrong data.
 
 Shrink: metadata first, then chunks outside are deleted and edge chunks trimmed; a crash leaves
-unseen chunks. Grow: stale chunks in the new region are deleted, then the metadata change. Append:
-data first, then the length.
+unseen chunks. Grow: stale chunks in the new region are deleted and edge chunks trimmed, then the
+metadata change. Append: data first, then the length.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zarr_gpu import workers
 from zarr_gpu._types import Int64, Shape
+from zarr_gpu.config import config
 from zarr_gpu.creation import parse_shape, with_shape
 from zarr_gpu.errors import ReadOnlyError, UnsupportedError
 from zarr_gpu.indexing import parse_basic
@@ -87,11 +89,13 @@ def _change_shape(array: Array, new_shape: Any) -> None:
             least = tuple(min(n, m) for n, m in zip(shape, fresh.shape, strict=True))
             cut = with_shape(fresh, least)
             write_node(store, array.path, cut)
+            array._replace_metadata(cut)  # noqa: SLF001 - or a failure below would show fill values
             _delete_outside(store, cut, ArrayLayout(fresh, array.path))
             _trim_edges(array, fresh, ArrayLayout(cut, array.path))
             fresh = cut
         if grows:
             _delete_outside(store, fresh, layout)
+            _trim_edges(array, changed, ArrayLayout(fresh, array.path))
         write_node(store, array.path, changed)
     array._replace_metadata(changed)  # noqa: SLF001 - this module is part of Array
 
@@ -156,8 +160,9 @@ def _coordinates_outside(keep: Shape, counts: Shape) -> Int64:
 
 
 def _trim_edges(array: Array, before: ArrayMetadata, layout: ArrayLayout) -> None:
-    """Give the cut-off part of edge chunks the fill value, so that growing shows no old data.
+    """Give the part of edge chunks outside ``layout`` the fill value, up to the shape ``before``.
 
+    Shrinking leaves old data there, an interrupted append new data; growing must show neither.
     Works on an array that ends at the chunk borders: writing fill values there touches just the
     chunks that hang over.
     """
@@ -178,19 +183,30 @@ def _trim_edges(array: Array, before: ArrayMetadata, layout: ArrayLayout) -> Non
 
 
 def _fill_stored(array: Array, layout: ArrayLayout, region: tuple[slice, ...]) -> None:
-    """Write fill values into ``region``, object by object, skipping objects that do not exist."""
+    """Write fill values into ``region``, object by object, where there is something else."""
     selection = parse_basic(region, layout.shape)
     if selection.size == 0:
         return
     objects = make_plan(selection, layout.object_axes)
-    store = array.store
-    for where, key in zip(objects.chunk.tolist(), layout.keys(objects.chunk), strict=True):
+    store, backend = array.store, array._backend  # noqa: SLF001 - this module is part of Array
+
+    def clear(task: tuple[list[int], str]) -> None:
+        where, key = task
         if not store.exists(key):
-            continue
+            return
         part = []
         for axis, i, span in zip(layout.object_axes, where, region, strict=True):
             at = np.asarray(i, np.int64)
             start = int(axis.start(at))
             part.append(slice(max(span.start, start), min(span.stop, start + int(axis.extent(at)))))
-        plan = make_plan(parse_basic(tuple(part), layout.shape), layout.leaf_axes)
-        write_values(array._backend, layout, plan, store, layout.fill_array, array.config)  # noqa: SLF001
+        selected = parse_basic(tuple(part), layout.shape)
+        plan = make_plan(selected, layout.leaf_axes)
+        found = backend.empty(selected.shape, layout.dtype, "C")
+        backend.read(layout, plan, store, found, array.config)
+        if not layout.data_type.equals_fill(backend.to_host(found), layout.fill_value):
+            write_values(backend, layout, plan, store, layout.fill_array, array.config)
+
+    keys = layout.keys(objects.chunk)
+    threads = workers.thread_count() if store.local else config.current.io_threads
+    tasks = zip(objects.chunk.tolist(), keys, strict=True)
+    workers.run(clear, tasks, min(threads, len(keys)))

@@ -136,6 +136,8 @@ class Store:
     """True when reads take microseconds, so that few threads are enough."""
     supports_deletes: bool = True
     supports_listing: bool = True
+    deletes_at_once: bool = False
+    """True when :meth:`delete_prefix` of a directory removes all or, if it fails, nothing."""
 
     # -- reading ------------------------------------------------------------------------------
 

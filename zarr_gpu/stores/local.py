@@ -67,6 +67,7 @@ class LocalStore(SameBytes):
     """
 
     local = True
+    deletes_at_once = True
 
     def __init__(
         self,
