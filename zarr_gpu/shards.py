@@ -7,6 +7,7 @@ version; stores that cannot tell versions apart are not cached.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
@@ -78,8 +79,14 @@ class IndexCache:
             self._entries.clear()
             self._nbytes = 0
 
+    def after_fork(self) -> None:
+        """In a child, whose copy of the lock another thread may have held."""
+        self._lock = threading.Lock()
+        self.clear()
+
 
 index_cache = IndexCache()
+os.register_at_fork(after_in_child=index_cache.after_fork)
 
 
 def read_index(layout: ShardLayout, reader: Reader, cache_key: Hashable) -> Index:
