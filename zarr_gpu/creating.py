@@ -295,7 +295,7 @@ def from_array(
         arguments["fill_value"] = fill_value
     merged = {**kept, **arguments}
     place = find_place(store, name, "a", storage_options)
-    if isinstance(data, Array) and overwrite and _overlap(place, data.store_path):
+    if isinstance(data, Array) and write_data and overwrite and _overlap(place, data.store_path):
         raise ValueError(f"overwriting {place} would destroy the source array {data.name!r}")
     metadata = array_metadata(**merged)
     return _new_array(
@@ -334,7 +334,7 @@ def _overlap(a: StorePath, b: StorePath) -> bool:
 def array(data: Any, **kwargs: Any) -> Array:
     """A new array holding ``data``; further arguments as for :func:`create`."""
     if isinstance(data, Array):
-        kwargs = {**like(data), **kwargs}
+        kwargs = {**like(data, kwargs.get("zarr_format")), **kwargs}
         for modern, old in (("compressors", "compressor"),):
             if old in kwargs:
                 kwargs.pop(modern, None)

@@ -191,6 +191,8 @@ def array_metadata(
     if zarr_format == 2:
         if shards is not None:
             raise ValueError("Zarr format 2 has no shards; use zarr_format=3")
+        if serializer is not None and not _is_auto(serializer):
+            raise ValueError("Zarr format 2 has no serializer; use filters= and compressors=")
         if dimension_names is not None:
             raise ValueError(
                 "Zarr format 2 has no dimension names; xarray's convention is the attribute "

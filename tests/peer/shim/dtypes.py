@@ -103,15 +103,12 @@ class VariableLengthBytes(_Variable):
     codec = object_codec_id = "vlen-bytes"
 
 
-class Struct(ZDType):
+class Structured(ZDType):
     """Made by ``from_native_dtype``."""
 
 
-class Structured(Struct):
-    """The older class of the same types."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        return object.__new__(Struct)
+class Struct(Structured):
+    """The newer name."""
 
 
 class FixedLengthUTF32(_Length):

@@ -8,8 +8,10 @@ that only looks at NumPy arrays or stored bytes; a keyword spelled differently. 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from zarr_gpu.attributes import Attributes
 from zarr_gpu.codecs import registry
 from zarr_gpu.config import ArrayConfig, Setting, config
 from zarr_gpu.group import Group
+from zarr_gpu.metadata.group import GroupMetadata
 from zarr_gpu.stores.base import Store
 
 
@@ -99,10 +102,10 @@ def ceildiv(a: float, b: float) -> int:
 def asynchronous(function: Callable[..., Any]) -> Callable[..., Any]:
     """The twin of ``function`` that is awaited."""
 
+    @functools.wraps(function)
     async def call(*args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
 
-    call.__name__ = function.__name__
     return call
 
 
@@ -211,6 +214,10 @@ def add_spellings() -> None:
     """Methods of zarr-python's helper classes, by the function here that does the same."""
     ArrayConfig.from_dict = staticmethod(parse_settings)
     ArrayConfig.to_dict = dataclasses.asdict
+    GroupMetadata.extra_fields = property(lambda self: self.extra)
+    GroupMetadata.consolidated_metadata = property(
+        lambda self: self.consolidated and SimpleNamespace(metadata=self.consolidated)
+    )
 
 
 def hide_internals() -> None:
@@ -226,3 +233,4 @@ def hide_internals() -> None:
         cls.__getattr__ = missing
         cls.__class_getitem__ = classmethod(lambda c, item: c)  # for annotations
         cls.from_dict = classmethod(lambda c, *a, **k: stubs.skip(f"{c.__name__}.from_dict"))
+    Group.update_attributes_async = lambda self, *a: stubs.skip("Group.update_attributes_async")

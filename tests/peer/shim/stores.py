@@ -101,7 +101,15 @@ def sync(awaitable: Awaitable[Any]) -> Any:
         return done.value
 
 
-class ZarrFace(Store):
+class _FaceType(type):
+    """``isinstance(store, MemoryStore)`` is also true of the store that the face is for."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        wanted = cls.__dict__.get("ours", cls)
+        return type.__instancecheck__(wanted, instance)
+
+
+class ZarrFace(Store, metaclass=_FaceType):
     """Mixed in before a store of ours."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -137,6 +145,8 @@ class ZarrFace(Store):
         return self.list_prefix("")
 
     def list_prefix(self, prefix: str = "") -> Any:
+        if prefix.startswith("/"):
+            return Keys()  # no key does
         return Keys(super().list_prefix(prefix.strip("/")))
 
     def list_dir(self, prefix: str = "") -> Any:
@@ -162,6 +172,8 @@ class ZarrFace(Store):
 
 
 class MemoryStore(ZarrFace, OurMemoryStore):
+    ours = OurMemoryStore
+
     def __init__(self, store_dict: Any = None, *, read_only: bool = False) -> None:
         super().__init__(store_dict, read_only=read_only)
 
@@ -180,6 +192,8 @@ class MemoryStore(ZarrFace, OurMemoryStore):
 
 
 class LocalStore(ZarrFace, OurLocalStore):
+    ours = OurLocalStore
+
     def __init__(self, root: Any, *, read_only: bool = False) -> None:
         super().__init__(Path(root), read_only=read_only)
 
@@ -188,6 +202,8 @@ class LocalStore(ZarrFace, OurLocalStore):
 
 
 class ZipStore(ZarrFace, OurZipStore):
+    ours = OurZipStore
+
     def __init__(
         self, path: Any, *, mode: Any = "r", read_only: bool | None = None, **kwargs: Any
     ) -> None:
