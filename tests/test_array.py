@@ -381,3 +381,11 @@ def test_one_element_of_a_raw_chunk_costs_one_small_read() -> None:
     store.clear()
     assert array[300, 200] == 300 * 512 + 200
     assert store.bytes_read == 4
+
+
+def test_uncompressed_scalar_is_read_into_the_result() -> None:
+    array = zarr_gpu.create_array({}, shape=(), dtype="i8", compressors=None)
+    array[...] = 7
+    out = np.full((), -1, "i8")
+    assert array.read(out=out) is out
+    assert out == 7

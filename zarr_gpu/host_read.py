@@ -111,8 +111,12 @@ class ReadJob:
             for (start, extent, step), n in zip(box, chain.spec.shape, strict=True)
         ):
             return None
-        view = self.out[self.assembler.out_index(row)]
+        view = self._place(row)
         return view if view.flags.c_contiguous and view.flags.writeable else None
+
+    def _place(self, row: Sequence[int]) -> NDArray:
+        """The row's part of the output; the ellipsis makes it a view also where that is 0-d."""
+        return self.out[(*self.assembler.out_index(row), ...)]
 
     def _decode(
         self,
@@ -170,7 +174,7 @@ class ReadJob:
             whole = [(0, n, 1) for n in chain.spec.shape]
             self.out[where] = self.assembler.take(self._pick(raw.view(data, whole)), row)
             return
-        place = self.out[where]
+        place = self._place(row)
         offset, nbytes = raw.span(box)
         wanted = math.prod(extent for _, extent, _ in box) * raw.dtype.itemsize
         if self.same_dtype and nbytes == wanted and self._dense(place, box, raw):
