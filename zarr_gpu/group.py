@@ -217,8 +217,16 @@ class Group(GroupReader):
             raise KeyError(path)
         self.store.check_writable()
         delete_node(self.store, join(self.path, below))
-        if self._metadata.consolidated is not None:
-            self._metadata = consolidation.forget(self._store_path, self._metadata, below)
+        self._unlist(below)
+
+    def _unlist(self, below: str) -> None:
+        """Drop a deleted node from the listing, also in the group this one was opened from."""
+        if self._metadata.consolidated is None:
+            return
+        self._metadata = consolidation.forget(self._store_path, self._metadata, below)
+        if self._listed_by is not None:
+            parent, name = self._listed_by
+            parent._unlist(join(name, below))  # noqa: SLF001 - of the same class
 
     def move(self, source: str, dest: str) -> None:
         """Rename the node at ``source`` to ``dest`` (copied, then deleted)."""

@@ -42,6 +42,7 @@ class GroupReader:
         self._settings = settings
         self._device = device
         self._allow_pickle = allow_pickle
+        self._listed_by: tuple[Self, str] | None = None  # a group whose listing this one shares
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "attrs"}
@@ -154,7 +155,10 @@ class GroupReader:
                 if path.startswith(below + "/")
             }
             metadata = replace(metadata, consolidated=inner)
-        return type(self)(where, metadata, **common)
+        group = type(self)(where, metadata, **common)
+        if self._metadata.consolidated is not None:
+            group._listed_by = (self, below)  # noqa: SLF001 - of the same class
+        return group
 
     def _children(self) -> Iterator[tuple[str, Metadata | MetadataError]]:
         listed = self._metadata.consolidated
