@@ -179,11 +179,12 @@ def create_node(store: Store, path: str, metadata: Metadata, *, overwrite: bool 
 def delete_node(store: Store, path: str) -> None:
     """Remove a node and everything below it.
 
-    Documents go first, from the top down: an array that can still be opened has all its chunks.
+    Documents go first, from the bottom up: an array that can still be opened has all its chunks,
+    and after a failure the node is still there to be deleted again.
     """
     if not (path and store.deletes_at_once):
         names = [k for k in store.list_prefix(path) if k.rpartition("/")[2] in DOCUMENTS]
-        for key in sorted(names, key=lambda key: (key.count("/"), key)):
+        for key in sorted(names, key=lambda key: (-key.count("/"), key)):
             store.delete(key)
     store.delete_prefix(path)
 

@@ -19,7 +19,7 @@ from tests.reliability.memory import Peak, poison_empty
 from zarr_gpu.errors import ChunkError
 
 FLIPS = 40
-MORE_FLIPS = 3000
+MORE_FLIPS = 1500
 SPARE = 64 << 20
 """Bytes that reading may take beside its output."""
 each_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=str)
