@@ -157,6 +157,11 @@ def _guess_shards(shape: Shape, chunks: Shape, itemsize: int) -> Shape:
     return tuple(c * factor for c in chunks)
 
 
+def _guessed_itemsize(data_type: DataType) -> int:
+    """What automatic chunks are made for; like zarr-python, 1 where elements have no fixed size."""
+    return 1 if data_type.is_variable else data_type.itemsize
+
+
 def array_metadata(
     *,
     shape: Any,
@@ -200,15 +205,16 @@ def array_metadata(
             )
         return _metadata_v2(common, dtype, chunks, filters, compressors, fill_value, order or "C")
     data_type = from_dtype_like(dtype, 3)
-    grid = parse_chunks(chunks, shape, data_type.itemsize)
+    itemsize = _guessed_itemsize(data_type)
+    grid = parse_chunks(chunks, shape, itemsize)
     inner: Shape | None = None
     location = "end"
     if shards is not None:
         if not isinstance(grid, RegularGrid):
             raise ValueError("inner chunks must be regular; give the list of lengths to shards=")
         inner = grid.chunk_shape
-        outer, location = parse_shards(shards, shape, inner, data_type.itemsize)
-        grid = parse_chunks(outer, shape, data_type.itemsize)
+        outer, location = parse_shards(shards, shape, inner, itemsize)
+        grid = parse_chunks(outer, shape, itemsize)
     codecs = _codecs_v3(filters, serializer, compressors, data_type)
     if inner is not None:
         codecs = [ShardingCodec(chunk_shape=inner, codecs=tuple(codecs), index_location=location)]  # type: ignore[arg-type]  # checked by from_config below
@@ -341,6 +347,8 @@ def _v2_config(value: Any) -> dict[str, JSON]:
     """The numcodecs configuration of a codec given in any form."""
     found = registry.codec_from_user(value)
     if not isinstance(found, Codec):
+        if found["id"] == "zstd" and found.get("checksum") is False:
+            del found["checksum"]  # the default, which older versions of numcodecs do not know
         return found
     to_numcodecs = getattr(found, "to_numcodecs", None)
     if to_numcodecs is None:
@@ -367,7 +375,7 @@ def _metadata_v2(
     data_type = _data_type_v2(dtype, members, compressor)
     if data_type.is_variable and object_codec_id([*members, compressor or {}]) is None:
         members.insert(0, {"id": "vlen-utf8" if data_type.kind == "string" else "vlen-bytes"})
-    grid = parse_chunks(chunks, common["shape"], data_type.itemsize)
+    grid = parse_chunks(chunks, common["shape"], _guessed_itemsize(data_type))
     if not isinstance(grid, RegularGrid):
         raise ValueError("Zarr format 2 has regular chunks only; use zarr_format=3")
     if fill_value is DEFAULT:
