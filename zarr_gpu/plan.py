@@ -218,7 +218,7 @@ class Plan:
                 grid = self.grids[axis.dims[0]]
                 chunk = axis.chunk[:, 0]
                 inside = np.minimum(grid.extent(chunk), grid.length - grid.start(chunk))
-                covered = (axis.extent == inside) & (axis.chunk_start == 0)
+                covered = axis.extent == inside
             out &= covered[segment[:, number]]
         return out
 
