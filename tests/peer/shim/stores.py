@@ -116,7 +116,9 @@ class ZarrFace(Store, metaclass=_FaceType):
         super().__init_subclass__(**kwargs)
         if cls.__module__ != __name__:  # written by a test, against zarr-python's methods
             cls.__init__ = lambda self, *a, **k: stubs.skip(f"subclass of {cls.__base__.__name__}")
-            cls.open = classmethod(lambda c, *a, **k: stubs.skip(f"subclass of {c.__base__.__name__}"))
+            cls.open = classmethod(
+                lambda c, *a, **k: stubs.skip(f"subclass of {c.__base__.__name__}")
+            )
 
     @classmethod
     async def open(cls, *args: Any, **kwargs: Any) -> Self:
@@ -166,7 +168,14 @@ class ZarrFace(Store, metaclass=_FaceType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        if name in ("get_sync", "set_sync", "_is_open", "get_partial_values", "getsize", "_get_many"):
+        if name in (
+            "get_sync",
+            "set_sync",
+            "_is_open",
+            "get_partial_values",
+            "getsize",
+            "_get_many",
+        ):
             stubs.skip(f"Store.{name}")
         raise AttributeError(name)
 
@@ -251,4 +260,3 @@ class StorePath:
     @classmethod
     async def open(cls, store: Any, path: str = "", mode: Any = None) -> Any:
         return OurStorePath(store, path.strip("/"))
-

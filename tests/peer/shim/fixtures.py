@@ -21,7 +21,11 @@ from shim.stubs import skip
 from zarr_gpu.config import config
 
 settings.register_profile(
-    "peer", deadline=None, derandomize=True, max_examples=50, suppress_health_check=list(HealthCheck)
+    "peer",
+    deadline=None,
+    derandomize=True,
+    max_examples=50,
+    suppress_health_check=list(HealthCheck),
 )
 settings.load_profile("peer")
 
