@@ -21,6 +21,8 @@ FILL = -7
 SMALL: dict[str, Any] = {"chunks": (4,), "dtype": "i4", "fill_value": FILL}
 N = 1200
 """Elements in 300 chunks."""
+LONG = 1 << 21
+"""Elements in 8 MiB, which take a while to write."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +52,13 @@ def uniform(values: Any) -> bool:
 
 
 def prepare_chunks(path: str) -> None:
-    zarr_gpu.create_array(
-        path, data=np.zeros((4, 1 << 18), "i4"), chunks=(1, 1 << 18), compressors=None
-    )
+    zarr_gpu.create_array(path, data=np.zeros((4, LONG), "i4"), chunks=(1, LONG), compressors=None)
 
 
 def prepare_shards(path: str) -> None:
-    data = np.zeros((8, 1 << 16), "i4")
+    data = np.zeros((8, LONG // 4), "i4")
     zarr_gpu.create_array(
-        path, data=data, chunks=(1, 1 << 16), shards=(4, 1 << 16), compressors=None
+        path, data=data, chunks=(1, LONG // 4), shards=(4, LONG // 4), compressors=None
     )
 
 
@@ -72,7 +72,7 @@ def write_inner(path: str) -> None:
     array = open_rw(path)
     for n in itertools.count(1):
         array[n % 8] = n
-        array[n % 8, : 1 << 15] = -n  # in two steps, so a row is all n or half of it -n
+        array[n % 8, : LONG // 8] = -n  # in two steps, so a row is all n or half of it -n
 
 
 def check_rows(path: str) -> None:
@@ -82,7 +82,7 @@ def check_rows(path: str) -> None:
 
 def check_halves(path: str) -> None:
     for row in zarr_gpu.open_array(path, mode="r")[...]:
-        first, second = row[: 1 << 15], row[1 << 15 :]
+        first, second = row[: LONG // 8], row[LONG // 8 :]
         assert uniform(first) and uniform(second)
         assert abs(int(first[0])) == second[0]
 
@@ -247,15 +247,15 @@ def check_whole_or_gone(path: str) -> None:
 
 
 VICTIMS = {
-    "chunk": Victim(prepare_chunks, write_whole, check_rows, 0.03),
-    "shard": Victim(prepare_shards, write_whole, check_rows, 0.03),
-    "inner chunk": Victim(prepare_shards, write_inner, check_halves, 0.03),
+    "chunk": Victim(prepare_chunks, write_whole, check_rows, 0.1),
+    "shard": Victim(prepare_shards, write_whole, check_rows, 0.1),
+    "inner chunk": Victim(prepare_shards, write_inner, check_halves, 0.1),
     "attributes": Victim(prepare_attributes, write_attributes, check_attributes, 0.02),
     "consolidate": Victim(prepare_group, consolidate, check_group, 0.02),
-    "shrink": Victim(prepare_full, shrink, check_shrunk, 0.02, fresh=True),
-    "grow": Victim(prepare_leftovers, grow, check_grown, 0.02, fresh=True),
+    "shrink": Victim(prepare_full, shrink, check_shrunk, 0.012, fresh=True),
+    "grow": Victim(prepare_leftovers, grow, check_grown, 0.012, fresh=True),
     "append": Victim(prepare_empty, append, check_appended_and_grow, 0.03),
-    "overwrite": Victim(prepare_full, overwrite, check_overwritten, 0.06, fresh=True),
+    "overwrite": Victim(prepare_full, overwrite, check_overwritten, 0.1, fresh=True),
     "delete": Victim(prepare_member, delete, check_whole_or_gone, 0.02, fresh=True),
 }
 
