@@ -166,7 +166,8 @@ def test_names_in_documents():
         "name": "numcodecs.crc32c",
         "configuration": {"location": "start"},
     }
-    assert Crc32Codec().to_dict() == {"name": "numcodecs.crc32"}
+    # zarr-python refuses this one without the member
+    assert Crc32Codec().to_dict() == {"name": "numcodecs.crc32", "configuration": {}}
     with pytest.raises(ValueError, match="location"):
         Crc32cCodec.from_config({"location": "end"})
 

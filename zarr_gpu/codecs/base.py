@@ -87,7 +87,10 @@ class Codec:
     def to_dict(self) -> dict[str, JSON]:
         """The v3 document of this codec."""
         config = self.to_config()
-        return {"name": self.name, "configuration": config} if config else {"name": self.name}
+        # An empty configuration may be left out, but zarr-python wants that of numcodecs' codecs.
+        if config or self.name.startswith("numcodecs."):
+            return {"name": self.name, "configuration": config}
+        return {"name": self.name}
 
     def bind(self, spec: ChunkSpec) -> Self:
         """This codec with everything that depends on the chunk filled in.
