@@ -11,6 +11,7 @@ from zarr_gpu.errors import (
     ContainsGroupError,
     GroupNotFoundError,
 )
+from zarr_gpu.stores.zip import ZipStore
 
 
 @pytest.mark.parametrize("accessor", ["oindex", "vindex"])
@@ -96,3 +97,75 @@ def test_arguments_of_format_3_are_refused_in_format_2():
 def test_members_refuses_a_negative_depth():
     with pytest.raises(ValueError, match="max_depth"):
         zarr_gpu.create_group({}).members(max_depth=-1)
+
+
+def contents(store):
+    return {key: bytes(value) for key, value in store.items()}
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_metadata_that_cannot_be_stored_leave_the_old_node(zarr_format):
+    store = {}
+    zarr_gpu.create_array(store, data=np.arange(4), zarr_format=zarr_format)
+    before = contents(store)
+    for create in (zarr_gpu.create_array, zarr_gpu.create):
+        with pytest.raises(TypeError):
+            create(store=store, shape=2, dtype="i1", overwrite=True, attributes={"x": object()})
+    assert contents(store) == before
+
+
+def test_save_group_replaces_what_is_there_once_all_arrays_fit():
+    store = {}
+    zarr_gpu.save_group(store, old=np.arange(3))
+    before = contents(store)
+    with pytest.raises(ValueError, match="object"):
+        zarr_gpu.save_group(store, a=np.arange(2), b=np.array([object()]))
+    inside = zarr_gpu.open_array(store, path="old")
+    with pytest.raises(ValueError, match="destroy"):
+        zarr_gpu.save_group(store, a=inside)
+    assert contents(store) == before
+    zarr_gpu.save_group(store, new=np.arange(2))
+    assert list(zarr_gpu.open_group(store)) == ["new"]
+
+
+def test_an_array_cannot_be_saved_over_itself():
+    store = {}
+    a = zarr_gpu.create_array(store, data=np.arange(3))
+    with pytest.raises(ValueError, match="destroy"):
+        zarr_gpu.save_array(store, a)
+    assert a[:].tolist() == [0, 1, 2]
+
+
+def test_overwriting_in_a_store_without_deletes_is_refused(tmp_path):
+    with ZipStore(tmp_path / "a.zip", "w") as store:
+        zarr_gpu.create_array(store, data=np.arange(3), overwrite=True)
+        with pytest.raises(ContainsArrayError):
+            zarr_gpu.create_array(store, shape=2, dtype="i1", overwrite=True)
+
+
+def test_create_never_replaces_in_mode_w_minus():
+    store = {}
+    zarr_gpu.create_array(store, data=np.arange(3))
+    with pytest.raises(FileExistsError):
+        zarr_gpu.create(3, store=store, mode="w-", overwrite=True)
+
+
+def test_format_2_stores_the_order_of_the_settings():
+    made = zarr_gpu.create((2, 2), store={}, zarr_format=2, config={"order": "F"})
+    with zarr_gpu.config.set({"array.order": "F"}):
+        also = zarr_gpu.create_array({}, shape=(2, 2), dtype="i1", zarr_format=2)
+    assert made.metadata.to_dict()["order"] == also.metadata.to_dict()["order"] == "F"
+
+
+def test_array_takes_the_shape_that_the_data_have():
+    assert zarr_gpu.array([1, 2, 3], shape=(3,), store={}).shape == (3,)
+    with pytest.raises(ValueError, match="shape"):
+        zarr_gpu.array([1, 2, 3], shape=(4,), store={})
+
+
+def test_array_open_opens_what_is_there():
+    store = {}
+    with pytest.raises(ArrayNotFoundError):
+        zarr_gpu.Array.open(store)
+    zarr_gpu.create_array(store, data=np.arange(3))
+    assert zarr_gpu.Array.open(store)[:].tolist() == [0, 1, 2]

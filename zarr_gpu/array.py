@@ -27,8 +27,9 @@ from zarr_gpu.description import ArrayDescription, chunk_sizes
 from zarr_gpu.errors import ReadOnlyError, SelectionError
 from zarr_gpu.layout import ArrayLayout
 from zarr_gpu.metadata.array import ArrayMetadata
-from zarr_gpu.nodes import StorePath, update_node
+from zarr_gpu.nodes import StorePath, read_array, update_node
 from zarr_gpu.plan import Plan, make_plan
+from zarr_gpu.stores.open import make_store
 from zarr_gpu.values import Fields, as_output, plan_dtype, pop_fields, write_values
 from zarr_gpu.views import BlockIndex, OIndex, VIndex
 
@@ -60,6 +61,12 @@ class Array(ArrayDescription):
         )
         self._allow_pickle = allow_pickle
         self._backend: Backend = get_backend(self._device)
+
+    @classmethod
+    def open(cls, store: Any) -> Self:
+        """The array at ``store`` (a store, path, URL or place). ArrayNotFoundError without one."""
+        place = store if isinstance(store, StorePath) else StorePath(*make_store(store))
+        return cls(place, read_array(place.store, place.path))
 
     def __reduce__(self) -> Any:
         return (
@@ -314,8 +321,6 @@ class Array(ArrayDescription):
 
     def refresh(self) -> None:
         """Take over metadata changed by somebody else."""
-        from zarr_gpu.nodes import read_array
-
         self._replace_metadata(read_array(self.store, self.path, self.metadata.zarr_format))
 
     def with_config(self, settings: ArrayConfig | Mapping[str, Any]) -> Array:

@@ -10,7 +10,7 @@ import numpy as np
 from zarr_gpu._types import JSON
 from zarr_gpu.array import Array, parse_settings
 from zarr_gpu.codecs.chain import CodecChain
-from zarr_gpu.creation import DEFAULT, array_metadata, as_codec, warn_of_order
+from zarr_gpu.creation import DEFAULT, array_metadata, as_codec, parse_shape, warn_of_order
 from zarr_gpu.group import Group, like
 from zarr_gpu.metadata.array import ArrayMetadata
 from zarr_gpu.metadata.grids import RectilinearGrid
@@ -62,6 +62,7 @@ def create_array(
     if compressor is not DEFAULT:
         compressors = compressor
     place = find_place(store, name, "a", storage_options)
+    order = _stored_order(order, config, zarr_format)
     metadata = array_metadata(
         shape=shape,
         dtype=dtype,
@@ -82,6 +83,13 @@ def create_array(
     )
 
 
+def _stored_order(order: str | None, config: Any, zarr_format: int | None) -> str | None:
+    """The order v2 stores: the one asked for, or that of the settings."""
+    if order is None and chosen_format(zarr_format) == 2:
+        return parse_settings(config).order
+    return order
+
+
 def _new_array(
     place: StorePath,
     metadata: ArrayMetadata,
@@ -93,6 +101,8 @@ def _new_array(
     overwrite: bool,
 ) -> Array:
     warn_of_order(order, metadata.zarr_format)
+    if isinstance(data, Array) and overwrite and overlap(place, data.store_path):
+        raise ValueError(f"overwriting {place} would destroy the source array {data.name!r}")
     settings = parse_settings(config)
     if order is not None:
         settings = parse_settings({"order": order}, settings)
@@ -177,8 +187,9 @@ def create(
             raise ValueError("codecs= is for Zarr format 3; use filters= and compressor=")
         arguments = _split_codecs(codecs)
     place = find_place(store, path, mode or "a", storage_options)
-    if mode in ("r", "r+"):
-        raise ValueError(f"mode {mode!r} cannot create an array")
+    if mode == "r":
+        raise ValueError("mode 'r' cannot create an array")
+    order = _stored_order(order, config, zarr_format)
     metadata = array_metadata(
         shape=shape,
         dtype="float64" if dtype is None else dtype,
@@ -194,7 +205,13 @@ def create(
     if write_empty_chunks is not None:
         config = parse_settings({"write_empty_chunks": write_empty_chunks}, parse_settings(config))
     array = _new_array(
-        place, metadata, data, order, config, device, overwrite=overwrite or mode == "w"
+        place,
+        metadata,
+        data,
+        order,
+        config,
+        device,
+        overwrite=mode == "w" or (overwrite and mode != "w-"),
     )
     if read_only:
         return Array(StorePath(place.store.with_read_only(), place.path), metadata)
@@ -295,8 +312,6 @@ def from_array(
         arguments["fill_value"] = fill_value
     merged = {**kept, **arguments}
     place = find_place(store, name, "a", storage_options)
-    if isinstance(data, Array) and write_data and overwrite and _overlap(place, data.store_path):
-        raise ValueError(f"overwriting {place} would destroy the source array {data.name!r}")
     metadata = array_metadata(**merged)
     return _new_array(
         place,
@@ -323,7 +338,7 @@ def arguments_for(array: Array, zarr_format: int | None) -> dict[str, Any]:
     return kept
 
 
-def _overlap(a: StorePath, b: StorePath) -> bool:
+def overlap(a: StorePath, b: StorePath) -> bool:
     """True when one node is the other or lies below it."""
     if a.store.identity != b.store.identity:
         return False
@@ -344,6 +359,8 @@ def array(data: Any, **kwargs: Any) -> Array:
         return create(data.shape, dtype=data.metadata.data_type, data=data, **kwargs)
     dtype = kwargs.pop("dtype", None)
     values = np.asarray(data, dtype) if not hasattr(data, "shape") or dtype else data
+    if parse_shape(kwargs.pop("shape", values.shape)) != values.shape:
+        raise ValueError(f"the data have shape {values.shape}, not the one that shape= gives")
     return create(values.shape, dtype=values.dtype, data=values, **kwargs)
 
 

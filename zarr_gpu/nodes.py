@@ -165,14 +165,16 @@ def check_absent(store: Store, path: str, zarr_format: int | None = None) -> Non
 def create_node(store: Store, path: str, metadata: Metadata, *, overwrite: bool = False) -> None:
     """Store a new node and every group above it that is missing.
 
-    ``metadata`` is complete and valid, so a failure never destroys what ``overwrite`` replaces.
+    Invalid metadata raise before anything is changed. Where the store cannot delete, ``overwrite``
+    is no help against a node that is there: ContainsArrayError or ContainsGroupError.
     """
     store.check_writable()
-    create_parents(store, path, metadata.zarr_format)
-    if overwrite:
-        delete_node(store, path)
-    else:
+    metadata.documents(config.current.json_indent)  # TypeError while the old node is still there
+    if not (overwrite and store.supports_deletes):
         check_absent(store, path)
+    create_parents(store, path, metadata.zarr_format)
+    if overwrite and store.supports_deletes:
+        delete_node(store, path)
     write_node(store, path, metadata, create=True)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from zarr_gpu.array import Array, parse_settings
 from zarr_gpu.config import config as settings
+from zarr_gpu.errors import MetadataError
 from zarr_gpu.group import Group
 from zarr_gpu.metadata.paths import check_node_path
 from zarr_gpu.nodes import StorePath, join
@@ -44,10 +45,10 @@ def node_arguments(config: Any, device: str | None, allow_pickle: bool) -> dict[
 
 
 def chosen_format(zarr_format: int | None) -> Any:
-    """2 or 3; None is the configured default. ValueError for anything else."""
+    """2 or 3; None is the configured default. MetadataError (a ValueError) for anything else."""
     chosen = settings.current.default_zarr_format if zarr_format is None else zarr_format
     if chosen not in (2, 3):
-        raise ValueError(f"zarr_format must be 2 or 3, found {chosen!r}")
+        raise MetadataError(f"zarr_format must be 2 or 3, found {chosen!r}")
     return chosen
 
 

@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from typing import Any
 
 from zarr_gpu.array import Array
-from zarr_gpu.creating import create
+from zarr_gpu.creating import create, overlap
+from zarr_gpu.creation import array_metadata
 from zarr_gpu.group import Group
 from zarr_gpu.nodes import StorePath
 from zarr_gpu.opening import group
@@ -71,7 +72,10 @@ def save_group(
     storage_options: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> None:
-    """Save several arrays into a group, under ``arr_0, arr_1, ...`` or the keyword names."""
+    """Save several arrays into a group, under ``arr_0, arr_1, ...`` or the keyword names.
+
+    What was at the group's place is replaced, once all arrays are known to fit.
+    """
     if not args and not kwargs:
         raise ValueError("save_group needs at least one array")
     arrays = {**{f"arr_{i}": a for i, a in enumerate(args)}, **kwargs}
@@ -79,7 +83,11 @@ def save_group(
         if not hasattr(values, "dtype") or not hasattr(values, "shape"):
             raise TypeError(f"{name} must be a NumPy or NumPy-like array")
     with _opened(store, path, "a", storage_options) as place:
-        group(place, zarr_format=zarr_format)
+        for name, values in arrays.items():
+            array_metadata(shape=values.shape, dtype=values.dtype, zarr_format=zarr_format)
+            if isinstance(values, Array) and overlap(place, values.store_path):
+                raise ValueError(f"replacing {place} would destroy the source array {name!r}")
+        group(place, zarr_format=zarr_format, overwrite=True)
         for name, values in arrays.items():
             save_array(place / name, values, zarr_format=zarr_format)
 

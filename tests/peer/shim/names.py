@@ -30,6 +30,7 @@ from zarr_gpu.codecs.vlen import VLenBytesCodec, VLenUTF8Codec
 from zarr_gpu.codecs.zstd import ZstdCodec
 from zarr_gpu.config import ArrayConfig, Setting, config
 from zarr_gpu.group import Group
+from zarr_gpu.metadata.array import ArrayMetadata
 from zarr_gpu.metadata.group import GroupMetadata
 from zarr_gpu.stores.base import Store
 
@@ -226,6 +227,7 @@ def add_spellings() -> None:
     """Methods of zarr-python's helper classes, by the function here that does the same."""
     ArrayConfig.from_dict = staticmethod(parse_settings)
     ArrayConfig.to_dict = dataclasses.asdict
+    ArrayMetadata.order = property(lambda self: self.v2.order)
     GroupMetadata.extra_fields = property(lambda self: self.extra)
     GroupMetadata.consolidated_metadata = property(
         lambda self: self.consolidated and SimpleNamespace(metadata=self.consolidated)
@@ -241,6 +243,15 @@ def hide_internals() -> None:
             stubs.skip(f"{type(self).__name__}.{name}")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
+    make = Array.__init__
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        if len(args) == 1 and isinstance(args[0], Array):  # Array(async_array): the same here
+            vars(self).update(vars(args[0]))
+        else:
+            make(self, *args, **kwargs)
+
+    Array.__init__ = init
     for cls in (Array, Group):
         cls.__getattr__ = missing
         cls.__class_getitem__ = classmethod(lambda c, item: c)  # for annotations
