@@ -59,6 +59,8 @@ def as_output(out: Any, shape: Shape, dtype: np.dtype[Any]) -> NDArray:
     """
     if hasattr(out, "as_ndarray_like"):
         out = out.as_ndarray_like()
+    if isinstance(out, np.generic):
+        raise TypeError(f"out of type {type(out).__name__} is no writable array")
     if isinstance(out, (bytearray, memoryview)):
         buffer = np.frombuffer(out, np.uint8)
         if buffer.nbytes != math.prod(shape) * dtype.itemsize:

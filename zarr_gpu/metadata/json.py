@@ -27,6 +27,8 @@ from zarr_gpu.metadata.problems import Loc, Problems, show
 MAX_DIGITS = 20
 """Of an integer outside attributes: those of 2**64 - 1."""
 
+_PIECE = 1 << 18
+"""Brackets looked at in one step, as each takes more than a dozen bytes then."""
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -82,7 +84,7 @@ def _error(document: str, message: str) -> MetadataError:
 
 
 def _depth(raw: bytes) -> int:
-    """Deepest nesting of brackets outside strings, without a loop in Python.
+    """Deepest nesting of brackets outside strings, without a loop over them in Python.
 
     Correct for every valid beginning of a document, which is all the parser will walk.
     """
@@ -90,9 +92,13 @@ def _depth(raw: bytes) -> int:
         return 1
     unescaped = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
     brackets = b"".join(unescaped.split(b'"')[::2]).translate(None, _NOT_BRACKETS)
-    step = np.frombuffer(brackets, np.uint8)
-    opening = (step == ord("[")) | (step == ord("{"))
-    return int(np.cumsum(np.where(opening, 1, -1)).max(initial=0))
+    depth = deepest = 0
+    for at in range(0, len(brackets), _PIECE):
+        piece = np.frombuffer(brackets[at : at + _PIECE], np.uint8)
+        opening = (piece == ord("[")) | (piece == ord("{"))
+        depths = depth + np.cumsum(np.where(opening, 1, -1))
+        depth, deepest = int(depths[-1]), max(deepest, int(depths.max()))
+    return deepest
 
 
 class _Reader:
