@@ -26,7 +26,7 @@ from typing import Any
 
 VERSION = "3.4.2"
 SHA256 = "645d64f292f457120fc0ca18dbe38f665b4c21aaea38a2a88b5eead8f06f3d28"
-MODULES = ("indexing", "array", "group", "v2", "attributes")
+MODULES = ("indexing", "array", "group", "v2", "attributes", "api")
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
