@@ -43,7 +43,7 @@ class Limits:
 
     metadata_nbytes: int = 16 << 20
     """Largest metadata document."""
-    json_depth: int = 64
+    json_depth: int = 256
     rank: int = 64
     """NumPy's own limit."""
     chunk_nbytes: int = 4 << 30
