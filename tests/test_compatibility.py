@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 import zarr_gpu
+from zarr_gpu.codecs.bytes import BytesCodec
+from zarr_gpu.codecs.sharding import ShardingCodec
 from zarr_gpu.errors import (
     ArrayNotFoundError,
     BoundsCheckError,
@@ -169,3 +171,31 @@ def test_array_open_opens_what_is_there():
         zarr_gpu.Array.open(store)
     zarr_gpu.create_array(store, data=np.arange(3))
     assert zarr_gpu.Array.open(store)[:].tolist() == [0, 1, 2]
+
+
+def test_information_about_an_array_with_irregular_chunks_or_shards():
+    irregular = zarr_gpu.create_array({}, shape=(30,), chunks=[[10, 20]], dtype="i4")
+    assert "Chunk shape : <variable>" in str(irregular.info)
+    shards = zarr_gpu.create_array({}, shape=(30,), chunks=(5,), shards=[[10, 20]], dtype="i4")
+    assert "Shard shape : <variable>" in str(shards.info)
+    assert "Chunk shape : (5,)" in str(shards.info)
+
+
+def test_inner_chunks_must_divide_every_shard_of_an_irregular_grid():
+    store = {}
+    with pytest.raises(ValueError, match="divide"):
+        zarr_gpu.create_array(store, shape=(8, 4), chunks=(2, 2), shards=[[5, 3], 4], dtype="i4")
+    with pytest.raises(ValueError, match="divide"):
+        zarr_gpu.create_array(store, shape=(8, 4), chunks=(2, 2), shards=[[4, 3, 1], 4], dtype="i4")
+    assert store == {}
+
+
+def test_a_sharding_codec_that_cannot_be_stored_is_refused():
+    codec = ShardingCodec((0,), (BytesCodec(),))
+    with pytest.raises(ValueError, match="positive"):
+        zarr_gpu.create_array({}, shape=4, chunks=4, dtype="i4", serializer=codec)
+
+
+def test_chunks_may_be_a_numpy_array():
+    for chunks in (np.array(2), np.array([2, 2])):
+        assert zarr_gpu.create_array({}, shape=(4, 4), chunks=chunks, dtype="i1").chunks == (2, 2)

@@ -79,6 +79,8 @@ def parse_chunks(chunks: Any, shape: Shape, itemsize: int) -> ChunkGrid:
 
     -1 and None in a tuple span the axis. A list of lengths in any axis gives a rectilinear grid.
     """
+    if isinstance(chunks, np.ndarray):
+        chunks = chunks.tolist()
     if chunks is True or chunks is None or (isinstance(chunks, str) and chunks == "auto"):
         return RegularGrid(chunk_shape=guess_chunks(shape, itemsize))
     if chunks is False:
@@ -217,8 +219,7 @@ def array_metadata(
         grid = parse_chunks(outer, shape, itemsize)
     codecs = _codecs_v3(filters, serializer, compressors, data_type)
     if inner is not None:
-        codecs = [ShardingCodec(chunk_shape=inner, codecs=tuple(codecs), index_location=location)]  # type: ignore[arg-type]  # checked by from_config below
-        ShardingCodec.from_config(codecs[0].to_config())
+        codecs = [ShardingCodec(chunk_shape=inner, codecs=tuple(codecs), index_location=location)]  # type: ignore[arg-type]  # checked by _check_shards
     fill = (
         data_type.default_fill()
         if fill_value is DEFAULT or fill_value is None
@@ -233,7 +234,10 @@ def array_metadata(
         else grid.chunk_shape
     )
     spec = ChunkSpec(shape=first, data_type=data_type, fill_value=fill)
-    bound = CodecChain.from_codecs(codecs, ("codecs",)).bind(spec).chain
+    chain = CodecChain.from_codecs(codecs, ("codecs",))
+    if isinstance(chain.array_bytes, ShardingCodec):
+        _check_shards(chain, spec, grid)
+    bound = chain.bind(spec).chain
     names = None if dimension_names is None else tuple(dimension_names)
     if names is not None and len(names) != len(shape):
         raise ValueError(f"dimension_names {names} for an array of {len(shape)} dimensions")
@@ -246,6 +250,18 @@ def array_metadata(
         dimension_names=names,
         v2=None,
     )
+
+
+def _check_shards(chain: CodecChain, spec: ChunkSpec, grid: ChunkGrid) -> None:
+    """What a constructor lets pass; and inner chunks that do not divide a shard of a longer axis.
+
+    Raises ValueError.
+    """
+    ShardingCodec.from_config(chain.array_bytes.to_config())
+    if isinstance(grid, RectilinearGrid):
+        for axis, lengths in enumerate(grid.chunk_shapes):
+            for n in {lengths} if isinstance(lengths, int) else set(lengths):
+                chain.bind(replace(spec, shape=(*spec.shape[:axis], n, *spec.shape[axis + 1 :])))
 
 
 def _named(codec: Codec) -> NamedConfig:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zarr_gpu.errors import CodecError, MetadataError
+from zarr_gpu.errors import CodecError, MetadataError, UnsupportedError
 from zarr_gpu.shards import read_index
 
 if TYPE_CHECKING:
@@ -88,11 +88,9 @@ def array_info(array: Array, *, complete: bool = False) -> Info:
         ("Fill value", repr(array.fill_value)),
         ("Shape", str(array.shape)),
     ]
-    if array.shards is not None:
-        rows.append(("Shard shape", str(array.shards)))
-    sizes = array.read_chunk_sizes
-    regular = all(len(set(s[:-1])) < 2 for s in sizes)
-    rows.append(("Chunk shape", str(array.chunks) if regular else "rectilinear"))
+    if array._layout.sharded:  # noqa: SLF001 - `shards` has no answer for rectilinear ones
+        rows.append(("Shard shape", _shape_text(array, "shards")))
+    rows.append(("Chunk shape", _shape_text(array, "chunks")))
     rows += [
         ("Order", array.order),
         ("Read-only", str(array.read_only)),
@@ -112,6 +110,13 @@ def array_info(array: Array, *, complete: bool = False) -> Info:
         rows.append(("Storage ratio", f"{array.nbytes / stored:.1f}" if stored else "-"))
         rows.append(("Chunks stored", f"{array.nchunks_initialized} of {array.nchunks}"))
     return Info(tuple(rows))
+
+
+def _shape_text(array: Array, what: str) -> str:
+    try:
+        return str(getattr(array, what))
+    except UnsupportedError:
+        return "<variable>"
 
 
 def _type_text(array: Array) -> str:

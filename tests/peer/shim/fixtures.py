@@ -60,6 +60,20 @@ def _store(kind: str, path: Path) -> Any:
     return skip(f"store {kind!r}")
 
 
+@dataclass
+class ArrayRequest:
+    shape: tuple[int, ...]
+    dtype: str
+    order: Any
+
+
+@pytest.fixture
+def array_fixture(request: pytest.FixtureRequest) -> Any:
+    wanted = request.param
+    numbers = np.arange(np.prod(wanted.shape)).reshape(wanted.shape, order=wanted.order)
+    return numbers.astype(wanted.dtype)
+
+
 async def parse_store(kind: str, path: str) -> Any:
     return _store(kind, Path(path))
 

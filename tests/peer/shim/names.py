@@ -223,9 +223,20 @@ def names_of(module: str) -> dict[str, Any]:
     return MODULES.get(module, {})
 
 
+def _default_codecs(cls: Any) -> None:
+    make = cls.__init__
+
+    def init(self: Any, chunk_shape: Any, codecs: Any = None, **more: Any) -> None:
+        more.pop("subchunk_write_order", None)  # of the bytes in a new shard; readers do not care
+        make(self, chunk_shape, codecs or (BytesCodec(),), **more)
+
+    cls.__init__ = init
+
+
 def add_spellings() -> None:
     """Methods of zarr-python's helper classes, by the function here that does the same."""
     ArrayConfig.from_dict = staticmethod(parse_settings)
+    _default_codecs(ShardingCodec)
     ArrayConfig.to_dict = dataclasses.asdict
     ArrayMetadata.order = property(lambda self: self.v2.order)
     GroupMetadata.extra_fields = property(lambda self: self.extra)
@@ -239,7 +250,7 @@ def hide_internals() -> None:
 
     def missing(self: Any, name: str) -> Any:
         private = name.startswith("_") and not name.startswith("__")
-        if private or name in ("async_array", "from_dict"):
+        if private or name in ("async_array", "getitem", "setitem"):
             stubs.skip(f"{type(self).__name__}.{name}")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
