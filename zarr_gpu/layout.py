@@ -7,13 +7,13 @@ request. It is immutable; a resize makes a new one.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, partial
+from typing import Any, TypeVar
 
 import numpy as np
 
-from zarr_gpu._types import Int64, NDArray, Shape
+from zarr_gpu._types import JSON, Int64, NDArray, Shape
 from zarr_gpu.codecs import registry
 from zarr_gpu.codecs.base import ArrayBytesCodec, ChunkSpec, Codec
 from zarr_gpu.codecs.bytes import BytesCodec
@@ -22,8 +22,11 @@ from zarr_gpu.codecs.transpose import TransposeCodec
 from zarr_gpu.errors import MetadataError, Problem
 from zarr_gpu.metadata.array import ArrayMetadata, V2Members
 from zarr_gpu.metadata.grids import Axis, RegularAxis, RegularGrid
+from zarr_gpu.metadata.problems import Loc
 from zarr_gpu.plan import Placement, Plan, place
 from zarr_gpu.shards import ShardLevels
+
+C = TypeVar("C", bound=Codec)
 
 
 class ArrayLayout:
@@ -134,22 +137,33 @@ def _count(axis: Axis) -> bool:
 def _chain(metadata: ArrayMetadata, allow_pickle: bool) -> CodecChain:
     if metadata.v2 is not None:
         return CodecChain.from_codecs(_v2_codecs(metadata, metadata.v2, allow_pickle))
+    makers = [
+        (("codecs", i), partial(registry.get_codec, named), named.must_understand)
+        for i, named in enumerate(metadata.codecs)
+    ]
+    return CodecChain.from_codecs(_make_all(makers), ("codecs",))
+
+
+def _make_all(makers: Iterable[tuple[Loc, Callable[[], C], bool]]) -> list[C]:
+    """Codecs of a document: where each is, what makes it, and whether it must be understood.
+
+    Raises MetadataError with the problems of all of them.
+    """
     problems: list[Problem] = []
-    codecs: list[Codec] = []
+    codecs: list[C] = []
     failure: type[MetadataError] = MetadataError
-    for i, named in enumerate(metadata.codecs):
+    for loc, make, required in makers:
         try:
-            codecs.append(registry.get_codec(named))
+            codecs.append(make())
         except MetadataError as error:
-            if not named.must_understand:
-                continue
-            failure = type(error)
-            problems += [Problem(("codecs", i, *p.loc), p.message, p.kind) for p in error.problems]
+            if required:
+                failure = type(error)
+                problems += [Problem((*loc, *p.loc), p.message, p.kind) for p in error.problems]
         except ValueError as error:
-            problems.append(Problem(("codecs", i), str(error)))
+            problems.append(Problem(loc, str(error)))
     if problems:
         raise failure(problems)
-    return CodecChain.from_codecs(codecs, ("codecs",))
+    return codecs
 
 
 def _v2_codecs(metadata: ArrayMetadata, v2: V2Members, allow_pickle: bool) -> list[Codec]:
@@ -161,10 +175,15 @@ def _v2_codecs(metadata: ArrayMetadata, v2: V2Members, allow_pickle: bool) -> li
     first: list[Codec] = []
     if v2.order == "F" and ndim > 1:
         first.append(TransposeCodec(order=order_of("F", ndim)))
-    rest: list[Codec] = []
-    members = [*(v2.filters or ()), *([v2.compressor] if v2.compressor else ())]
-    for config in members:
-        rest.append(registry.from_v2(config, allow_pickle=allow_pickle))
+    members: list[tuple[Loc, Mapping[str, JSON]]] = [
+        (("filters", i), config) for i, config in enumerate(v2.filters or ())
+    ]
+    if v2.compressor:
+        members.append((("compressor",), v2.compressor))
+    rest: list[Codec] = _make_all(
+        (loc, partial(registry.from_v2, config, allow_pickle=allow_pickle), True)
+        for loc, config in members
+    )
     if not (rest and isinstance(rest[0], ArrayBytesCodec)):
         rest.insert(0, BytesCodec(endian=None))
     return [*first, *rest]

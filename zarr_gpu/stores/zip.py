@@ -124,10 +124,14 @@ class ZipStore(SameBytes):
             data = self._read(base + start, stop - start, key)
         else:
             data = self._inflate(member, base, start, stop)
-        if stop - start == member.file_size and zlib.crc32(data) != member.CRC:
+        return self._checked(data, member)
+
+    def _checked(self, data: Bytes, member: zipfile.ZipInfo) -> Bytes:
+        """``data``; raises StoreError when they are all of the member and its checksum differs."""
+        if len(data) == member.file_size and zlib.crc32(data) != member.CRC:
             raise StoreError(
-                f"{key!r} of {self!r} is damaged (expected checksum {member.CRC:#010x}, "
-                f"found {zlib.crc32(data):#010x})"
+                f"{member.filename!r} of {self!r} is damaged (expected checksum "
+                f"{member.CRC:#010x}, found {zlib.crc32(data):#010x})"
             )
         return data
 
@@ -337,13 +341,13 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 class _MemberReader(Reader):
     """A stored member, read as ranges of the file."""
 
-    __slots__ = ("_base", "_name", "_store", "size", "version")
+    __slots__ = ("_base", "_member", "_store", "size", "version")
 
     def __init__(
         self, store: ZipStore, member: zipfile.ZipInfo, base: int, version: Hashable
     ) -> None:
         self._store = store
-        self._name = member.filename
+        self._member = member
         self._base = base
         self.size = member.file_size
         self.version = version
@@ -351,6 +355,7 @@ class _MemberReader(Reader):
     def read(self, offset: int, nbytes: int) -> Bytes:
         if offset < 0 or nbytes < 0 or offset + nbytes > self.size:
             raise StoreError(
-                f"{self._name}: bytes {offset}..{offset + nbytes} of {self.size} bytes"
+                f"{self._member.filename}: bytes {offset}..{offset + nbytes} of {self.size} bytes"
             )
-        return self._store._read(self._base + offset, nbytes, self._name)  # noqa: SLF001 - one unit
+        data = self._store._read(self._base + offset, nbytes, self._member.filename)  # noqa: SLF001 - one unit
+        return self._store._checked(data, self._member)  # noqa: SLF001
