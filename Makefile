@@ -66,6 +66,8 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 
 # Without zarr, whose place the shim takes; zarr's tests need Python 3.12.
 $(PEER)/.ready: pyproject.toml tests/peer/requirements.txt
+	@$(PYTHON312) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || \
+	    { echo "Python 3.12 or newer is needed: make test-peer PYTHON312=..." >&2; exit 1; }
 	$(PYTHON312) -m venv $(PEER)
 	$(PEER)/bin/python -m pip install --quiet --editable '.[ml]' -r tests/peer/requirements.txt
 	@touch $@
