@@ -363,22 +363,6 @@ class Array(ArrayDescription):
         """The summary with stored sizes, which lists the store."""
         return summary.array_info(self, complete=True)
 
-    def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, Array)
-            and self.store.identity == other.store.identity
-            and self.path == other.path
-            and self.metadata == other.metadata
-        )
-
-    __hash__ = None  # type: ignore[assignment]  # equality follows metadata, which can change
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.store.close()
-
     def __repr__(self) -> str:
         return f"<Array {self._store_path} shape={self.shape} dtype={self.metadata.data_type.name}>"
 

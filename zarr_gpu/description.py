@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,49 +15,22 @@ from zarr_gpu.errors import UnsupportedError
 from zarr_gpu.layout import ArrayLayout
 from zarr_gpu.metadata.array import ArrayMetadata
 from zarr_gpu.metadata.grids import Axis, RegularGrid
+from zarr_gpu.node import Node
 from zarr_gpu.nodes import StorePath
 
-if TYPE_CHECKING:
-    from zarr_gpu.stores.base import Store
 
-
-class ArrayDescription:
+class ArrayDescription(Node):
     """Identity, geometry and encoding of an array: properties answered from its metadata."""
 
     def __init__(
         self, store_path: StorePath, layout: ArrayLayout, settings: ArrayConfig, device: str
     ) -> None:
-        self._store_path = store_path
+        super().__init__(store_path)
         self._layout = layout
         self._settings = settings
         self._device = device
 
     # -- identity ---------------------------------------------------------------------------------
-
-    @property
-    def store(self) -> Store:
-        """The store that holds the array."""
-        return self._store_path.store
-
-    @property
-    def store_path(self) -> StorePath:
-        """Store and path together."""
-        return self._store_path
-
-    @property
-    def path(self) -> str:
-        """Path in the store, "" for the root."""
-        return self._store_path.path
-
-    @property
-    def name(self) -> str:
-        """The path with a leading slash, as in h5py."""
-        return "/" + self.path
-
-    @property
-    def basename(self) -> str:
-        """Last part of the path."""
-        return self.path.rpartition("/")[2]
 
     @property
     def metadata(self) -> ArrayMetadata:
@@ -73,11 +46,6 @@ class ArrayDescription:
     def device(self) -> str:
         """The device asked for at opening."""
         return self._device
-
-    @property
-    def read_only(self) -> bool:
-        """True when the store was opened for reading."""
-        return self.store.read_only
 
     # -- geometry ---------------------------------------------------------------------------------
 

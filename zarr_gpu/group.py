@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -294,22 +294,6 @@ class Group(GroupReader):
         from zarr_gpu.opening import open_group
 
         return open_group(store, mode="r+", zarr_format=zarr_format)
-
-    def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, Group)
-            and self.store.identity == other.store.identity
-            and self.path == other.path
-            and self.metadata == other.metadata
-        )
-
-    __hash__ = None  # type: ignore[assignment]  # equality follows metadata, which can change
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.store.close()
 
     def __repr__(self) -> str:
         return f"<Group {self._store_path}>"

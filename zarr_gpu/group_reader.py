@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from zarr_gpu import info as summary
 from zarr_gpu.array import Array
@@ -19,13 +19,11 @@ from zarr_gpu.errors import (
 from zarr_gpu.metadata.array import ArrayMetadata
 from zarr_gpu.metadata.group import GroupMetadata
 from zarr_gpu.metadata.paths import check_node_path
+from zarr_gpu.node import Node
 from zarr_gpu.nodes import Metadata, StorePath, child_names, join, read_child, read_node
 
-if TYPE_CHECKING:
-    from zarr_gpu.stores.base import Store
 
-
-class GroupReader:
+class GroupReader(Node):
     """The reading half of a group: identity and members."""
 
     def __init__(
@@ -37,7 +35,7 @@ class GroupReader:
         device: str | None = None,
         allow_pickle: bool = False,
     ) -> None:
-        self._store_path = store_path
+        super().__init__(store_path)
         self._metadata = metadata
         self._settings = settings
         self._device = device
@@ -50,39 +48,9 @@ class GroupReader:
     # -- identity ---------------------------------------------------------------------------------
 
     @property
-    def store(self) -> Store:
-        """The store that holds the group."""
-        return self._store_path.store
-
-    @property
-    def store_path(self) -> StorePath:
-        """Store and path together."""
-        return self._store_path
-
-    @property
-    def path(self) -> str:
-        """Path in the store, "" for the root."""
-        return self._store_path.path
-
-    @property
-    def name(self) -> str:
-        """The path with a leading slash, as in h5py."""
-        return "/" + self.path
-
-    @property
-    def basename(self) -> str:
-        """Last part of the path."""
-        return self.path.rpartition("/")[2]
-
-    @property
     def metadata(self) -> GroupMetadata:
         """The group's document; replaced, never changed."""
         return self._metadata
-
-    @property
-    def read_only(self) -> bool:
-        """True when the store was opened for reading."""
-        return self.store.read_only
 
     @property
     def synchronizer(self) -> None:
