@@ -389,3 +389,24 @@ def test_uncompressed_scalar_is_read_into_the_result() -> None:
     out = np.full((), -1, "i8")
     assert array.read(out=out) is out
     assert out == 7
+
+
+INSIDE_GZIP = {
+    "serializer": {
+        "name": "sharding_indexed",
+        "configuration": {
+            "chunk_shape": [],
+            "codecs": [{"name": "vlen-utf8"}],
+            "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+        },
+    },
+    "compressors": {"name": "gzip", "configuration": {"level": 1}},
+}
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"compressors": None}, {"shards": ()}, INSIDE_GZIP])
+def test_scalar_texts_are_written_and_read(kwargs: dict[str, Any]) -> None:
+    array = zarr_gpu.create_array({}, shape=(), chunks=(), dtype=str, **kwargs)
+    for text in ("zarr", "Größe", ""):
+        array[...] = text
+        assert array[()] == text

@@ -139,7 +139,7 @@ class WriteJob:
     ) -> Bytes | None:
         spec = chain.spec
         segment = self.segment[row].tolist()
-        value = self.value[self.assembler.out_index(segment)]
+        value = self.value[(*self.assembler.out_index(segment), ...)]  # an array also where 0-d
         if self.complete[row] and self._is_whole(segment, spec.shape):
             chunk = value
         else:

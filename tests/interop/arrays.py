@@ -5,6 +5,8 @@ import math
 import hypothesis.strategies as st
 import numpy as np
 
+import zarr_gpu
+
 TEXTS = ["", "a", "Größe", "\U0001f40d数", "x" * 40]
 BYTESTRINGS = [b"", b"\xff", b"a\0b", b"long " * 9]
 
@@ -23,7 +25,7 @@ def grids(draw, max_dims=3, sharded=False):
 
 @st.composite
 def regions(draw, shape, steps=True):
-    """A tuple of slices, some of them empty, and integers nowhere."""
+    """A tuple of slices, some of them empty."""
     out = []
     for n in shape:
         start = draw(st.integers(0, n))
@@ -59,11 +61,14 @@ def random_values(rng, dtype, shape, *, payloads=True):
 
 def assert_same_bits(found, expected):
     """Equal shape, values and NaN payloads; byte order may differ."""
-    found, expected = np.asarray(found), np.asarray(expected)
-    assert found.shape == expected.shape
-    if found.dtype.kind in "OT":
+    expected = np.asarray(expected)
+    if expected.dtype.kind in "OT":  # a single element may be a str or bytes
+        found = np.asarray(found, object)
+        assert found.shape == expected.shape
         assert found.tolist() == expected.tolist()
         return
+    found = np.asarray(found)
+    assert found.shape == expected.shape
     assert found.dtype.newbyteorder("=") == expected.dtype.newbyteorder("=")
     found, expected = (a.astype(a.dtype.newbyteorder("=")) for a in (found, expected))
     assert found.tobytes() == expected.tobytes()
@@ -76,3 +81,51 @@ def resized(model, shape, fill):
     common = tuple(slice(min(a, b)) for a, b in zip(model.shape, shape, strict=True))
     out[common] = model[common]
     return out
+
+
+def take_turns(folder, others, seed, data, *, steps=True):
+    """zarr_gpu and others change an array; after every change all of them hold what NumPy does.
+
+    ``others`` open the array that is in ``folder``. They only ever let it grow: what a smaller
+    shape cuts off, they may show again later. ``steps``: they write slices with steps.
+    """
+    rng = np.random.default_rng(seed)
+
+    def ours():
+        return zarr_gpu.open_array(folder, mode="r+")
+
+    def check():
+        for opener in (ours, *others):
+            assert_same_bits(opener()[...], model)
+
+    def values(shape):
+        return random_values(rng, model.dtype, shape, payloads=payloads)
+
+    fill = ours().fill_value
+    fill = ours()._layout.fill_value if fill is None else fill
+    model = np.empty(ours().shape, ours().dtype)
+    model[...] = fill
+    # others take chunks of any NaN for empty where the fill value is NaN
+    payloads = not (model.dtype.kind in "fc" and np.isnan(fill))
+    check()
+    for _ in range(data.draw(st.integers(1, 4), label="steps")):
+        opener = data.draw(st.sampled_from([ours, *others]), label="who")
+        action = data.draw(st.sampled_from(["write", "write", "fill", "resize", "append"]))
+        array = opener()
+        if action in ("write", "fill"):
+            where = data.draw(regions(model.shape, steps or opener is ours))
+            new = values(model[(*where, ...)].shape)
+            if action == "fill":
+                new[...] = fill
+            array[where] = new
+            model[where] = new
+        elif action == "append" and model.ndim:
+            new = values((data.draw(st.integers(0, 4)), *model.shape[1:]))
+            array.append(new)
+            model = np.concatenate([model, new])
+        elif action == "resize":
+            least = [0 if opener is ours else n for n in model.shape]
+            shape = tuple(data.draw(st.integers(n, max(n, 14))) for n in least)
+            array.resize(shape)
+            model = resized(model, shape, fill)
+        check()

@@ -139,11 +139,15 @@ class ShardLayout:
         """Upper bound of a stored shard; holes left by writers that append are allowed for."""
         return 4 * (self.count * (self.inner.stored.limit + 4096) + self.index_nbytes)
 
-    def slices(self, slot: int) -> tuple[slice, ...]:
-        """Place of inner chunk number ``slot`` (C order) in the decoded shard."""
+    def slices(self, slot: int) -> tuple[Any, ...]:
+        """Index of inner chunk number ``slot`` (C order) in the decoded shard.
+
+        It ends in an ellipsis, which gives a view and not an element also where there are no axes.
+        """
         where = np.unravel_index(slot, self.per_shard) if self.per_shard else ()
         shape = self.inner.spec.shape
-        return tuple(slice(int(i) * n, (int(i) + 1) * n) for i, n in zip(where, shape, strict=True))
+        box = [slice(int(i) * n, (int(i) + 1) * n) for i, n in zip(where, shape, strict=True)]
+        return (*box, ...)
 
     def read_index(self, size: int, read: Callable[[int, int], Bytes]) -> Index:
         """The index of a stored shard of ``size`` bytes, every entry checked.
