@@ -114,7 +114,8 @@ def arguments(draw, variable=True):
         shards = None  # 3.1 cannot write 0-d shards
     kinds = [FIXED, STRUCTS if NEWEST or zarr_format == 2 else []]
     kinds += [BIG] if zarr_format == 2 else []
-    kinds += [VARIABLE] if variable else []
+    if variable:
+        kinds.append(VARIABLE if shape else VARIABLE[:1])  # 0-d bytes they cannot write
     dtype = draw(st.sampled_from([dt for kind in kinds for dt in kind]))
     dtype = np.dtype(dtype) if isinstance(dtype, (str, np.dtype)) else dtype
     fixed = isinstance(dtype, np.dtype)
