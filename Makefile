@@ -44,7 +44,7 @@ format: $(VENV)/.test ## reformat and apply safe fixes
 	$(BIN)/ruff check --fix
 
 clean: ## remove the virtual environment, caches and results
-	rm -rf $(VENV) dist build demo.png demo-data .pytest_cache .mypy_cache .ruff_cache \
+	rm -rf $(VENV) $(PEER) .peer dist build demo.png demo-data .pytest_cache .mypy_cache .ruff_cache \
 	    .import_linter_cache .hypothesis
 	find zarr_gpu tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 

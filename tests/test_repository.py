@@ -18,7 +18,7 @@ from zarr_gpu.codecs import registry
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODULES = sorted(module.name for module in pkgutil.walk_packages(zarr_gpu.__path__, "zarr_gpu."))
-MAX_LINES = {"zarr_gpu": 450, "tests": 500, "benchmarks": 450}  # a room gets crowded
+MAX_LINES = {"zarr_gpu": 450, "tests": 550, "benchmarks": 450}  # a room gets crowded
 """Of a file of Python."""
 MAX_MODULES = 130
 """Modules that ``import zarr_gpu`` may load beside NumPy's."""

@@ -10,78 +10,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from zarr_gpu import errors
-from zarr_gpu.api import (
-    array,
-    consolidate_metadata,
-    copy,
-    copy_all,
-    copy_store,
-    create,
-    create_array,
-    create_group,
-    create_hierarchy,
-    empty,
-    empty_like,
-    from_array,
-    full,
-    full_like,
-    group,
-    load,
-    ones,
-    ones_like,
-    open,
-    open_array,
-    open_consolidated,
-    open_group,
-    open_like,
-    save,
-    save_array,
-    save_group,
-    tree,
-    zeros,
-    zeros_like,
-)
+from zarr_gpu import api, errors
+from zarr_gpu.api import *  # noqa: F403 - the functions of the front door are listed there
 from zarr_gpu.array import Array
 from zarr_gpu.config import config
 from zarr_gpu.group import Group
 
-__all__ = [
-    "Array",
-    "Group",
-    "__version__",
-    "array",
-    "config",
-    "consolidate_metadata",
-    "copy",
-    "copy_all",
-    "copy_store",
-    "create",
-    "create_array",
-    "create_group",
-    "create_hierarchy",
-    "empty",
-    "empty_like",
-    "errors",
-    "from_array",
-    "full",
-    "full_like",
-    "group",
-    "load",
-    "ones",
-    "ones_like",
-    "open",
-    "open_array",
-    "open_consolidated",
-    "open_group",
-    "open_like",
-    "save",
-    "save_array",
-    "save_group",
-    "tree",
-    "zeros",
-    "zeros_like",
-]
+__all__ = ["Array", "Group", "__version__", "config", "errors"]  # noqa: F405 - see __getattr__
+__all__ += api.__all__
 
 
 def __getattr__(name: str) -> Any:
