@@ -64,7 +64,9 @@ class HostBackend:
         job = WriteJob(layout, plan, store, value, settings)
         _, threads = _tasks(layout, plan, store)
         objects = len(job.placement)
-        step = max(1, min(64, objects // (4 * threads))) if not layout.sharded else 1
+        # Encoded objects wait for their task to end, so that durable stores flush them together.
+        room = config.current.memory_window_bytes // (threads * leaf_nbytes(layout))
+        step = 1 if layout.sharded else max(1, min(64, objects // (4 * threads), room))
         workers.run(job.write_objects, _spans(objects, step), threads)
 
 

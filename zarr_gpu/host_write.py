@@ -12,7 +12,7 @@ from zarr_gpu.chunk_errors import ChunkErrors
 from zarr_gpu.codecs.chain import BoundChain
 from zarr_gpu.codecs.sharding import MISSING, ShardLayout
 from zarr_gpu.config import ArrayConfig
-from zarr_gpu.errors import CodecError, LimitError, StoreError
+from zarr_gpu.errors import CodecError, LimitError
 from zarr_gpu.layout import ArrayLayout
 from zarr_gpu.plan import Assembler, Plan
 from zarr_gpu.stores.base import Store
@@ -44,7 +44,7 @@ class WriteJob:
             if self.complete[rows].all() and (
                 not self.layout.sharded or len(rows) == self.layout.leaves_inside(where)
             ):
-                self._finish(key, self._encode_object(rows, where, key, None), done)
+                self._finish(key, where, self._encode_object(rows, where, key, None), done)
             elif self.settings.concurrent_writes == "locked":
                 with self.store.lock(key):
                     self._merge_object(rows, where, key)
@@ -61,26 +61,23 @@ class WriteJob:
         except LimitError as error:
             raise self.errors.decoding(error, key) from error
         done: list[tuple[str, Bytes]] = []
-        self._finish(key, self._encode_object(rows, where, key, old), done)
+        self._finish(key, where, self._encode_object(rows, where, key, old), done)
         if done:
             self.store.set_many(done)
 
-    def _finish(self, key: str, data: Bytes | None, done: list[tuple[str, Bytes]]) -> None:
+    def _finish(
+        self, key: str, where: Sequence[int], data: Bytes | None, done: list[tuple[str, Bytes]]
+    ) -> None:
         """Queue the object, or delete it when nothing but fill values is left."""
         if data is not None:
             done.append((key, data))
         elif self.store.supports_deletes:
             self.store.delete(key)
         elif self.store.exists(key):
-            done.append((key, self._fill_object(key)))
+            done.append((key, self._fill_object(where)))
 
-    def _fill_object(self, key: str) -> Bytes:
+    def _fill_object(self, where: Sequence[int]) -> Bytes:
         """All fill values, for stores that cannot delete what is there."""
-        ndim = len(self.layout.shape)
-        name = key.removeprefix(self.layout.prefix)
-        where = self.layout.metadata.chunk_key_encoding.coordinates(name, ndim)
-        if where is None:
-            raise StoreError(f"{key!r} is no chunk key")
         levels = self.layout.levels_at(where)
         if levels.layouts:
             return levels.layouts[0].pack([None] * levels.layouts[0].count)
