@@ -77,7 +77,7 @@ def arguments(draw):
     separator = draw(st.sampled_from("./"))
     if zarr_format == 2:
         out["chunk_key_encoding"] = {"name": "v2", "separator": separator}
-        out["order"] = draw(st.sampled_from("CF"))
+        out["order"] = draw(st.sampled_from("CF" if len(shape) > 1 else "C"))
         blosc = {"id": "blosc", "cname": cname, "clevel": clevel, "shuffle": shuffle}
         others = [{"id": name, "level": 1} for name in ("zlib", "gzip", "bz2", "zstd")]
         out["compressors"] = draw(st.sampled_from([None, {**blosc, "blocksize": 0}, *others]))

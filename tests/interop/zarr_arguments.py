@@ -24,7 +24,7 @@ from zarr.codecs import (  # noqa: E402 - after the check that it is there
 )
 from zarr.codecs import numcodecs as zn  # noqa: E402
 
-NEWEST = hasattr(zarr.dtype, "Struct")  # 3.2 renamed the data type of structs
+NEWEST = hasattr(zarr.dtype, "Struct")  # 3.1 knows neither v3 structs alike nor nested ones in v2
 INTEGERS = ["i1", "u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8"]
 FLOATS = ["<f2", "<f4", "<f8"]
 FIXED = [
@@ -112,7 +112,7 @@ def arguments(draw, variable=True):
     shape, chunks, shards = draw(grids(sharded=sharded))
     if not (shape or NEWEST):
         shards = None  # 3.1 cannot write 0-d shards
-    kinds = [FIXED, STRUCTS if NEWEST or zarr_format == 2 else []]
+    kinds = [FIXED, STRUCTS if NEWEST else STRUCTS[: 3 - zarr_format]]
     kinds += [BIG] if zarr_format == 2 else []
     if variable:
         kinds.append(VARIABLE if shape else VARIABLE[:1])  # 0-d bytes they cannot write
