@@ -306,7 +306,7 @@ def test_values_of_users(spec, value, expected):
 
 
 @pytest.mark.parametrize(
-    "value", ["NaT", np.datetime64("NaT"), np.datetime64("NaT", "Y"), -(2**63)]
+    "value", ["NaT", np.datetime64("NaT", "ns"), np.datetime64("NaT", "Y"), -(2**63)]
 )
 def test_not_a_time(value):
     assert np.isnat(cast("M8[3s]", value))
