@@ -62,7 +62,7 @@ def random_values(rng, dtype, shape, *, payloads=True):
 def assert_same_bits(found, expected):
     """Equal shape, values and NaN payloads; byte order may differ."""
     expected = np.asarray(expected)
-    if expected.dtype.kind in "OT":  # a single element may be a str or bytes
+    if expected.dtype.kind in "OTSU":  # single elements are str or bytes of their own length
         found = np.asarray(found, object)
         assert found.shape == expected.shape
         assert found.tolist() == expected.tolist()

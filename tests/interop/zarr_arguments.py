@@ -71,7 +71,7 @@ def compressors_v3():
     )
     others = [
         GzipCodec(level=1), ZstdCodec(level=1), ZstdCodec(level=1, checksum=True), Crc32cCodec(),
-        zn.LZ4(acceleration=1), zn.Zlib(level=1), zn.BZ2(level=1), zn.Shuffle(elementsize=4),
+        zn.LZ4(acceleration=1), zn.Zlib(level=1), zn.BZ2(level=1),
         zn.Fletcher32(), zn.CRC32(), zn.Adler32(), zn.JenkinsLookup3(initval=3, prefix=None),
     ]  # fmt: skip
     return st.lists(blosc | st.sampled_from(others), max_size=2)
@@ -140,6 +140,8 @@ def arguments(draw, variable=True):
     out["compressors"] = draw(compressors_v3())
     if fixed:
         out["filters"] = draw(filters_v3(dtype, len(shape)))
+        if draw(st.booleans()):
+            out["compressors"].insert(0, zn.Shuffle(elementsize=dtype.itemsize))
         if dtype.kind in "iufcmMU" and dtype.itemsize > 1:
             endian = draw(st.sampled_from(["little", "big"]))
             if NEWEST or not any(isinstance(f, zn.Delta) for f in out["filters"]):
