@@ -162,6 +162,10 @@ def test_from_array_keeps_layout_codecs_and_attributes() -> None:
         dimension_names=["y", "x"],
     )
     source[...] = np.arange(64).reshape(8, 8)
+    plain = [{"name": "bytes", "configuration": {"endian": "little"}}]
+    shards = {"shape": (4, 4), "index_location": "start", "index_codecs": plain}
+    other = zarr_gpu.create_array({}, shape=(8, 8), dtype="i4", chunks=(2, 2), shards=shards)
+    assert zarr_gpu.from_array({}, data=other).metadata == other.metadata
     for store in ({}, {}):
         copy = zarr_gpu.from_array(store, data=source)
         assert copy.metadata == source.metadata

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from typing import Any
 
@@ -12,7 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 import zarr_gpu
-from zarr_gpu.errors import ChunkNotFoundError, ReadOnlyError, SelectionError
+from zarr_gpu.errors import (
+    ChunkNotFoundError,
+    ReadOnlyError,
+    SelectionError,
+    UnsupportedError,
+)
 from zarr_gpu.stores.memory import MemoryStore
 
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -360,6 +366,18 @@ def test_a_failed_attribute_update_leaves_nothing_behind() -> None:
     array.attrs["c"] = 2
     assert dict(array.attrs) == {"a": 1, "c": 2}
     assert dict(zarr_gpu.open_array(array.store).attrs) == {"a": 1, "c": 2}
+
+
+def test_an_array_with_an_ignored_codec_is_not_written() -> None:
+    store: dict[str, bytes] = {}
+    make(LAYOUTS["v3 raw"], store)[...] = 1
+    document = json.loads(store["zarr.json"])
+    document["codecs"].append({"name": "no.such.codec", "must_understand": False})
+    store["zarr.json"] = json.dumps(document).encode()
+    array = zarr_gpu.open_array(store)
+    assert (array[...] == 1).all()
+    with pytest.raises(UnsupportedError, match=r"no\.such\.codec"):
+        array[0] = 2
 
 
 def test_explain_tells_chunks_steps_and_device() -> None:

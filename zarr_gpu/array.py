@@ -316,8 +316,12 @@ class Array(ArrayDescription):
             raise ReadOnlyError(f"array {self.name!r} in {self.store!r} is read-only")
         self._replace_metadata(update_node(self.store, self.path, self.metadata, change))
 
+    def layout_of(self, metadata: ArrayMetadata) -> ArrayLayout:
+        """How this array would be stored with other metadata."""
+        return ArrayLayout(metadata, self.path, allow_pickle=self._allow_pickle)
+
     def _replace_metadata(self, metadata: ArrayMetadata) -> None:
-        self._layout = ArrayLayout(metadata, self.path, allow_pickle=self._allow_pickle)
+        self._layout = self.layout_of(metadata)
 
     def refresh(self) -> None:
         """Take over metadata changed by somebody else."""

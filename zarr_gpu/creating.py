@@ -251,7 +251,11 @@ def arguments_of(array: Array) -> dict[str, Any]:
     out["dimension_names"] = metadata.dimension_names
     if array._layout.sharded:  # noqa: SLF001
         codec: Any = array._layout.chain.array_bytes  # noqa: SLF001
-        out["shards"] = {"shape": outer, "index_location": codec.index_location}
+        out["shards"] = {
+            "shape": outer,
+            "index_location": codec.index_location,
+            "index_codecs": codec.index_codecs,
+        }
     return out
 
 

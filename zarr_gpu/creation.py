@@ -128,20 +128,27 @@ def _axis_chunks(chunks: Any, length: int) -> int | tuple[int, ...]:
     return tuple(out)
 
 
-def parse_shards(shards: Any, shape: Shape, chunks: Shape, itemsize: int) -> tuple[Any, str]:
-    """``(outer chunks, index location)`` for ``shards=``: "auto", a shape, or a mapping."""
-    location = "end"
+def parse_shards(
+    shards: Any, shape: Shape, chunks: Shape, itemsize: int
+) -> tuple[Any, dict[str, Any]]:
+    """Outer chunks, and arguments of the sharding codec, for ``shards=``.
+
+    "auto", a shape, or a mapping with ``shape``, ``index_location`` and ``index_codecs``.
+    """
+    options: dict[str, Any] = {}
     if isinstance(shards, Mapping):
         given = shards.get("index_location", "end")
-        location = str(getattr(given, "value", given))
+        options["index_location"] = str(getattr(given, "value", given))
+        if shards.get("index_codecs") is not None:
+            options["index_codecs"] = tuple(as_codec(c) for c in shards["index_codecs"])
         shards = shards["shape"]
     if isinstance(shards, str) or shards is True:
         if shards not in ("auto", True):
             raise ValueError(f"shards: expected 'auto', a shape or a mapping, found {shards!r}")
-        return _guess_shards(shape, chunks, itemsize), location
+        return _guess_shards(shape, chunks, itemsize), options
     if isinstance(shards, (int, np.integer)):
         shards = (int(shards),) * len(shape)
-    return tuple(shards), location
+    return tuple(shards), options
 
 
 def _guess_shards(shape: Shape, chunks: Shape, itemsize: int) -> Shape:
@@ -210,16 +217,16 @@ def array_metadata(
     itemsize = _guessed_itemsize(data_type)
     grid = parse_chunks(chunks, shape, itemsize)
     inner: Shape | None = None
-    location = "end"
+    options: dict[str, Any] = {}
     if shards is not None:
         if not isinstance(grid, RegularGrid):
             raise ValueError("inner chunks must be regular; give the list of lengths to shards=")
         inner = grid.chunk_shape
-        outer, location = parse_shards(shards, shape, inner, itemsize)
+        outer, options = parse_shards(shards, shape, inner, itemsize)
         grid = parse_chunks(outer, shape, itemsize)
     codecs = _codecs_v3(filters, serializer, compressors, data_type)
     if inner is not None:
-        codecs = [ShardingCodec(chunk_shape=inner, codecs=tuple(codecs), index_location=location)]  # type: ignore[arg-type]  # checked by _check_shards
+        codecs = [ShardingCodec(chunk_shape=inner, codecs=tuple(codecs), **options)]
     fill = (
         data_type.default_fill()
         if fill_value is DEFAULT or fill_value is None

@@ -73,6 +73,11 @@ class ArrayLayout:
         return self.metadata.shape
 
     @property
+    def understood(self) -> bool:
+        """False when a codec that readers may ignore is unknown: nothing can be written then."""
+        return self.metadata.v2 is not None or len(self.chain.codecs) == len(self.metadata.codecs)
+
+    @property
     def sharded(self) -> bool:
         """True when inner chunks can be read by address."""
         return bool(self.levels.layouts)

@@ -62,9 +62,9 @@ def append(array: Array, data: Any, axis: int) -> Shape:
         fresh = read_array(array.store, array.path, array.metadata.zarr_format)
         old = fresh.shape
         shape = (*old[:axis], old[axis] + values.shape[axis], *old[axis + 1 :])
-        grown = with_shape(_covering(ArrayLayout(fresh, array.path), shape), shape)
+        grown = with_shape(_covering(array.layout_of(fresh), shape), shape)
         array._replace_metadata(fresh)  # noqa: SLF001 - this module is part of Array
-        layout = ArrayLayout(grown, array.path)
+        layout = array.layout_of(grown)
         _delete_outside(array.store, fresh, layout)
         selection = parse_basic((*(slice(None),) * axis, slice(old[axis], None)), shape)
         plan = make_plan(selection, layout.leaf_axes)
@@ -81,8 +81,8 @@ def _change_shape(array: Array, new_shape: Any) -> None:
     with lock_or_none(store, document_key(array.metadata, array.path)):
         fresh = read_array(store, array.path, array.metadata.zarr_format)
         shape = new_shape(fresh.shape)
-        changed = with_shape(_covering(ArrayLayout(fresh, array.path), shape), shape)
-        layout = ArrayLayout(changed, array.path)
+        changed = with_shape(_covering(array.layout_of(fresh), shape), shape)
+        layout = array.layout_of(changed)
         grows = any(n > m for n, m in zip(shape, fresh.shape, strict=True))
         shrinks = any(n < m for n, m in zip(shape, fresh.shape, strict=True))
         if shrinks:  # in two steps, so that what is cut off cannot reappear by growing elsewhere
@@ -90,12 +90,12 @@ def _change_shape(array: Array, new_shape: Any) -> None:
             cut = with_shape(fresh, least)
             write_node(store, array.path, cut)
             array._replace_metadata(cut)  # noqa: SLF001 - or a failure below would show fill values
-            _delete_outside(store, cut, ArrayLayout(fresh, array.path))
-            _trim_edges(array, fresh, ArrayLayout(cut, array.path))
+            _delete_outside(store, cut, array.layout_of(fresh))
+            _trim_edges(array, fresh, array.layout_of(cut))
             fresh = cut
         if grows:
             _delete_outside(store, fresh, layout)
-            _trim_edges(array, changed, ArrayLayout(fresh, array.path))
+            _trim_edges(array, changed, array.layout_of(fresh))
         write_node(store, array.path, changed)
     array._replace_metadata(changed)  # noqa: SLF001 - this module is part of Array
 
@@ -171,7 +171,7 @@ def _trim_edges(array: Array, before: ArrayMetadata, layout: ArrayLayout) -> Non
         last = np.asarray(max(0, axis.count - 1), np.int64)
         border = int(axis.start(last) + axis.extent(last)[()]) if axis.count else 0
         full.append(max(axis.length, min(border, n)))
-    bordered = ArrayLayout(replace(layout.metadata, shape=tuple(full)), layout.path)
+    bordered = array.layout_of(replace(layout.metadata, shape=tuple(full)))
     for d, (n, border) in enumerate(zip(layout.shape, full, strict=True)):
         if border <= n:
             continue

@@ -11,6 +11,7 @@ import numpy as np
 from zarr_gpu._types import NDArray, Shape
 from zarr_gpu.backend import Backend
 from zarr_gpu.config import ArrayConfig
+from zarr_gpu.errors import UnsupportedError
 from zarr_gpu.layout import ArrayLayout
 from zarr_gpu.plan import Plan
 from zarr_gpu.stores.base import Store
@@ -100,6 +101,13 @@ def write_values(
     Raises ValueError when the shapes do not fit.
     """
     store.check_writable()
+    if not layout.understood:
+        known = {codec.name for codec in layout.chain.codecs}
+        ignored = [codec.name for codec in layout.metadata.codecs if codec.name not in known]
+        raise UnsupportedError(
+            f"array {layout.path or '/'!r} can only be read: its codecs {ignored} are unknown and "
+            "would be missing from what is written"
+        )
     dtype = plan_dtype(plan, layout)
     selection = plan.selection
     array = as_values(value, dtype, boxed=layout.data_type.kind == "object" and not selection.shape)
