@@ -10,7 +10,7 @@ import pytest
 
 import zarr_gpu
 from zarr_gpu import Array, Group
-from zarr_gpu.creation import guess_chunks
+from zarr_gpu.chunking import guess_chunks
 from zarr_gpu.errors import (
     ArrayNotFoundError,
     ContainsArrayError,

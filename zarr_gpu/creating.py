@@ -9,8 +9,9 @@ import numpy as np
 
 from zarr_gpu._types import JSON
 from zarr_gpu.array import Array, parse_settings
+from zarr_gpu.chunking import parse_shape
 from zarr_gpu.codecs.chain import CodecChain
-from zarr_gpu.creation import DEFAULT, array_metadata, as_codec, parse_shape, warn_of_order
+from zarr_gpu.creation import DEFAULT, array_metadata, as_codec, warn_of_order
 from zarr_gpu.group import Group, like
 from zarr_gpu.metadata.array import ArrayMetadata
 from zarr_gpu.metadata.grids import RectilinearGrid

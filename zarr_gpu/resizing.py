@@ -15,8 +15,9 @@ import numpy as np
 
 from zarr_gpu import workers
 from zarr_gpu._types import Int64, Shape
+from zarr_gpu.chunking import parse_shape
 from zarr_gpu.config import config
-from zarr_gpu.creation import parse_shape, with_shape
+from zarr_gpu.creation import with_shape
 from zarr_gpu.errors import ReadOnlyError, UnsupportedError
 from zarr_gpu.indexing import parse_basic
 from zarr_gpu.layout import ArrayLayout
