@@ -130,7 +130,7 @@ def explain(layout: ArrayLayout, plan: Plan, store: Store, device: str) -> str:
     leaf = levels.leaf
     rows = len(plan)
     lines = [
-        f"read      {plan.selection.size} elements of {layout.dtype}, shape "
+        f"read      /{layout.path}: {plan.selection.size} elements of {layout.dtype}, shape "
         + str(plan.selection.shape),
         f"chunks    {rows} of shape {leaf.spec.shape}",
     ]
