@@ -238,6 +238,8 @@ def test_a_device_that_is_not_there_is_a_clear_error() -> None:
         zarr_gpu.open_array(store, device="tpu")
     with pytest.raises(DeviceUnavailableError, match="cuda"):
         zarr_gpu.open_group({}, device="cuda:1")
+    with pytest.raises(DeviceUnavailableError, match="cuda"):
+        zarr_gpu.create_group({}, device="cuda")
 
 
 def test_settings_are_scoped_checked_and_named() -> None:

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from zarr_gpu import info as summary
 from zarr_gpu.array import Array
+from zarr_gpu.backend import get_backend
 from zarr_gpu.config import ArrayConfig
 from zarr_gpu.errors import (
     ArrayNotFoundError,
@@ -38,6 +39,8 @@ class GroupReader(Node):
         super().__init__(store_path)
         self._metadata = metadata
         self._settings = settings
+        if device is not None:
+            get_backend(device)  # says at once, and not array by array, that it cannot be used
         self._device = device
         self._allow_pickle = allow_pickle
         self._listed_by: tuple[Self, str] | None = None  # a group whose listing this one shares

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from zarr_gpu.array import Array, parse_settings
-from zarr_gpu.backend import get_backend
 from zarr_gpu.config import config as settings
 from zarr_gpu.errors import MetadataError
 from zarr_gpu.group import Group
@@ -39,8 +38,6 @@ def find_place(
 
 def node_arguments(config: Any, device: str | None, allow_pickle: bool) -> dict[str, Any]:
     """Checked keyword arguments that arrays and groups share."""
-    if device is not None:
-        get_backend(device)  # a group says at once that a device cannot be used
     return {
         "settings": None if config is None else parse_settings(config),
         "device": device,
