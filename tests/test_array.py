@@ -388,6 +388,25 @@ def test_explain_tells_chunks_steps_and_device() -> None:
     assert "host" in text
 
 
+def test_whole_raw_chunks_of_a_distant_store_cost_one_request_each() -> None:
+    from zarr_gpu.stores.wrappers import CountingStore
+
+    class Distant(MemoryStore):
+        local = False
+
+        def size(self, key: str) -> int | None:
+            raise AssertionError(f"the size of {key} was asked for")
+
+    data: dict[str, bytes] = {}
+    array = make(LAYOUTS["v3 raw"], data)
+    array[...] = np.arange(70).reshape(10, 7)
+    store = CountingStore(Distant(data))
+    distant = zarr_gpu.open_array(store)
+    store.clear()
+    np.testing.assert_array_equal(distant[...], array[...])
+    assert len(store.reads) == array.nchunks
+
+
 def test_one_element_of_a_raw_chunk_costs_one_small_read() -> None:
     from zarr_gpu.stores.wrappers import CountingStore
 

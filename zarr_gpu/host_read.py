@@ -62,13 +62,19 @@ class ReadJob:
         uniform = self.layout.uniform
         chain = self.layout.levels.leaf
         coords = None if uniform else chunks.tolist()
+        # Parts of an uncompressed chunk are read through an opened object. With latency that costs
+        # a request for its size, so there whole chunks are fetched like compressed ones.
+        whole = np.zeros(len(keys), np.bool_)
+        if chain.raw is not None and not self.store.local:
+            whole = self.plan.complete(segment)
         for first in range(0, len(keys), self.batch):
             some = slice(first, first + self.batch)
-            fetched = self._fetch(keys[some], chain) if self.batch > 1 and uniform else None
+            fetch = self.batch > 1 and uniform and (chain.raw is None or whole[some].all())
+            fetched = self._fetch(keys[some], chain) if fetch else None
             for i, (key, row) in enumerate(zip(keys[some], rows_list[some], strict=True)):
                 if coords is not None:
                     chain = self.layout.levels_at(coords[first + i]).leaf
-                if chain.raw is not None and fetched is None:
+                if chain.raw is not None and fetched is None and not whole[first + i]:
                     self._read_raw_object(key, row, chain, chain.raw)
                     continue
                 try:
@@ -85,9 +91,7 @@ class ReadJob:
                     self._decode(data, row, chain, key, None)
 
     def _fetch(self, keys: list[str], chain: BoundChain) -> list[Bytes | None] | None:
-        """Whole objects of a store with latency, in one call; None to ask for parts instead."""
-        if chain.raw is not None:
-            return None
+        """Whole objects of a store with latency, in one call."""
         n = len(keys)
         try:
             return self.store.get_many(
