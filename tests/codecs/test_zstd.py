@@ -33,7 +33,10 @@ def raw_frame(*blocks, window=WINDOW_1_MIB):
 
 def rle_frame(n_blocks):
     """A frame that repeats one byte: 4 bytes of it decode to 128 KiB."""
-    block = lambda last: ((128 << 10 << 3) | 2 | last).to_bytes(3, "little") + b"x"  # noqa: E731
+
+    def block(last):
+        return ((128 << 10 << 3) | 2 | last).to_bytes(3, "little") + b"x"
+
     return MAGIC + bytes([0, WINDOW_1_MIB]) + block(0) * (n_blocks - 1) + block(1)
 
 

@@ -22,7 +22,7 @@ from zarr.codecs import (  # noqa: E402 - after the check that it is there
     TransposeCodec,
     ZstdCodec,
 )
-from zarr.codecs import numcodecs as zn  # noqa: E402
+from zarr.codecs import numcodecs as zn  # noqa: E402 - the same
 
 NEWEST = hasattr(zarr.dtype, "Struct")  # 3.1 knows neither v3 structs alike nor nested ones in v2
 INTEGERS = ["i1", "u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8"]

@@ -178,7 +178,7 @@ def _lz4(good: bytes) -> Iterator[Case]:
 
 def _blosc(good: bytes) -> Iterator[Case]:
     numbers = (0, 1, 15, 16, 17, 191, 193, 2**31 - 17, 2**31 - 1, 2**31, 2**32 - 1)
-    fields = [
+    fields: list[tuple[int, str, Verdict]] = [
         (4, "decoded size", "refused"),
         (8, "block size", "bounded"),
         (12, "own size", "refused or right"),
@@ -188,7 +188,7 @@ def _blosc(good: bytes) -> Iterator[Case]:
         for number in numbers:
             data = good[:at] + struct.pack("<I", number) + good[at + 4 :]
             if data != good:
-                yield Case(f"{name} {number}", data, verdict)  # type: ignore[arg-type]
+                yield Case(f"{name} {number}", data, verdict)
     for version in (0, 1, 3, 255):
         yield Case(f"version {version}", bytes([version]) + good[1:], "refused or right")
     for typesize in (0, 1, 3, 255):

@@ -4,8 +4,11 @@ import threading
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import fsspec
 import numpy as np
 import pytest
+from fsspec.asyn import AsyncFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
 from tests.stores.checks import OBJECTS, TEN, ReadableStore, WritableStore, fill
 from zarr_gpu.errors import (
@@ -16,10 +19,6 @@ from zarr_gpu.errors import (
 )
 from zarr_gpu.stores.base import ByteRange
 from zarr_gpu.stores.fsspec import FsspecStore
-
-fsspec = pytest.importorskip("fsspec")
-from fsspec.asyn import AsyncFileSystem  # noqa: E402
-from fsspec.implementations.memory import MemoryFileSystem  # noqa: E402
 
 
 class RemoteFileSystem(AsyncFileSystem):
