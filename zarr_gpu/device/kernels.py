@@ -4,7 +4,7 @@ Knows no CUDA library: the runtime compiles and launches. Sources are handed out
 header written into them, because CuPy's cache of compiled kernels looks at one text only.
 
 >>> [name for name, _ in signatures("assemble")["assemble"]][:2]
-['rows', 'extent']
+['rows', 'first_tile']
 """
 
 from __future__ import annotations
