@@ -1,0 +1,1 @@
+"""The command ``zarr-gpu``: one module for each subcommand."""
