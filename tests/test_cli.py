@@ -34,14 +34,14 @@ RATES = {
 @pytest.fixture
 def card(monkeypatch):
     probed = []
-    monkeypatch.setattr(command.detect, "device_info", lambda refresh: CARD)
+    monkeypatch.setattr(command.detect, "device_info", lambda: CARD)
     monkeypatch.setattr(command, "probe", lambda index: probed.append(index) or RATES)
     return probed
 
 
 @pytest.fixture
 def no_card(monkeypatch):
-    monkeypatch.setattr(command.detect, "device_info", lambda refresh: NO_CARD)
+    monkeypatch.setattr(command.detect, "device_info", lambda: NO_CARD)
     monkeypatch.setattr(command, "probe", None)
 
 
@@ -167,7 +167,8 @@ def test_environment_keeps_the_command_from_the_device(monkeypatch):
     assert done.stderr == ""
 
 
-def test_reader_that_closes_early():
+def test_reader_that_closes_early(monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # so that the output waits for its flush
     code = (
         "import os, sys, zarr_gpu.cli.main as cli\n"
         "read, write = os.pipe(); os.dup2(write, 1); os.close(write); os.close(read)\n"

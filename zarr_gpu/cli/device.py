@@ -48,7 +48,7 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Print the record of :func:`zarr_gpu.device.detect.device_info`, packages and copy rates."""
-    info = detect.device_info(refresh=True)
+    info = detect.device_info()
     usable = [i for i in range(len(info.devices)) if info.problem(i) is None]
     bandwidth = probe(usable[0]) if args.probe and usable else None
     if args.json:
