@@ -1,7 +1,7 @@
 """Kernels compiled by a C++ compiler and run on the host, under the calling convention of CuPy.
 
-The text of ``kernels/*.cu`` is compiled unchanged behind ``host/zg_host.h``; ``host/zg_runtime.cpp``
-runs it. Variants, chosen by an argument or by ``ZARR_GPU_KERNEL_BUILD``:
+The text of ``kernels/*.cu`` is compiled unchanged behind ``host/zg_host.h`` and run by
+``host/zg_runtime.cpp``. Variants, chosen by an argument or by ``ZG_KERNEL_BUILD``:
 
 ``plain``
     Optimised. Finds divergence, wrong masks, deadlocks and reads of uninitialised shared memory.
@@ -59,11 +59,11 @@ _SCHEDULES = {"forward": 0, "reverse": 1}
 
 
 def examples(count: int) -> int:
-    """``count`` times ``ZARR_GPU_KERNEL_EXAMPLES`` (1 if not set), at least 1.
+    """``count`` times ``ZG_KERNEL_EXAMPLES`` (1 if not set), at least 1.
 
     Tests ask here how many cases to make, so that runs under sanitizers can be short.
     """
-    return max(1, round(count * float(os.environ.get("ZARR_GPU_KERNEL_EXAMPLES", "1"))))
+    return max(1, round(count * float(os.environ.get("ZG_KERNEL_EXAMPLES", "1"))))
 
 
 def load(name: str, variant: str | None = None) -> HostModule:
@@ -80,7 +80,7 @@ def load_text(text: str, variant: str | None = None) -> HostModule:
 
 
 def default_variant() -> str:
-    return os.environ.get("ZARR_GPU_KERNEL_BUILD", "plain")
+    return os.environ.get("ZG_KERNEL_BUILD", "plain")
 
 
 def give_up(reason: str) -> None:

@@ -290,7 +290,10 @@ void reset_block() {
         }
     }
     // Volatile, so that it does not become a call of memset, which AddressSanitizer would check.
-    for (volatile char* at = __start_zg_shared; at < __stop_zg_shared; at++) *at = (char)0xa5;
+    volatile char* at = __start_zg_shared;
+    for (; (uintptr_t)at % 8 && at < __stop_zg_shared; at++) *at = (char)0xa5;
+    for (; at + 8 <= __stop_zg_shared; at += 8) *(volatile uint64_t*)at = 0xa5a5a5a5a5a5a5a5u;
+    for (; at < __stop_zg_shared; at++) *at = (char)0xa5;
 }
 
 void run_block(uint64_t number) {
