@@ -33,7 +33,7 @@ class Machine:
         self.broken = other.pop("broken", {})  # module name: exception
         self.count = other.pop("count", lambda: len(devices))
         self.nvrtc = other.pop("nvrtc", lambda: (13, 0))
-        self.nvcomp = other.pop("nvcomp", lambda: object())
+        self.nvcomp = other.pop("nvcomp", lambda: SimpleNamespace(version=(6, 0, 0)))
         self.gds = other.pop("gds", lambda: None)
         assert not other
         self.pid, self.asked = 1, []
@@ -206,6 +206,7 @@ def test_one_device():
     assert info.versions["CUDA driver"] == "13.0"
     assert info.versions["CUDA runtime"] == "13.2"
     assert info.versions["NVRTC"] == "13.0"
+    assert info.versions["nvCOMP"] == "6.0.0"
 
 
 def test_two_devices():
@@ -244,6 +245,8 @@ def test_gds():
     info = Machine(HOPPER, gds=lambda: "/proc/modules does not exist").detector().device_info()
     assert info.kvikio == Feature(True)
     assert info.gds == Feature(False, "/proc/modules does not exist")
+    info = Machine(HOPPER, gds=raising(OSError("libcufile"))).detector().device_info()
+    assert info.gds == Feature(False, "libcufile")
     machine = Machine(HOPPER, packages=("cupy",))
     info = machine.detector().device_info()
     assert (
@@ -335,7 +338,7 @@ def test_report():
         "  kvikio    yes\n"
         "  gds       no: no nvidia-fs\n"
         f"  versions  python {sys.version.split()[0]}, numpy {np.__version__}, cupy 14.2.0, "
-        "CUDA driver 13.0, CUDA runtime 13.2, NVRTC 13.0"
+        "CUDA driver 13.0, CUDA runtime 13.2, NVRTC 13.0, nvCOMP 6.0.0"
     )
     assert str(DeviceInfo(reason="why")) == "CUDA devices that can be used: none\n  reason    why"
 

@@ -284,15 +284,25 @@ def _with_features(system: System, found: DeviceInfo) -> DeviceInfo:
     """The record with what else the machine offers; loads libraries only where a device is."""
     if not found.devices:
         return found
+    versions = dict(found.versions)
     kvikio = _kvikio(system)
     return replace(
         found,
-        nvcomp=_feature(system, "zarr_gpu.device.nvcomp", lambda nvcomp: nvcomp.load()),
+        versions=versions,
+        nvcomp=_nvcomp(system, versions),
         kvikio=kvikio,
-        gds=_feature(system, "zarr_gpu.device.kvikio", lambda module: module.gds_reason())
-        if kvikio.works
-        else kvikio,
+        gds=_gds(system) if kvikio.works else kvikio,
     )
+
+
+def _nvcomp(system: System, versions: dict[str, str]) -> Feature:
+    """Whether nvCOMP can be loaded; its version joins ``versions``."""
+    try:
+        library = system.import_module("zarr_gpu.device.nvcomp").load()
+    except (RuntimeError, ImportError, OSError) as error:
+        return Feature(works=False, reason=str(error))
+    versions["nvCOMP"] = ".".join(map(str, library.version))
+    return Feature(works=True)
 
 
 def _kvikio(system: System) -> Feature:
@@ -302,13 +312,12 @@ def _kvikio(system: System) -> Feature:
     return Feature(works=True)
 
 
-def _feature(system: System, name: str, ask: Callable[[Any], object]) -> Feature:
-    """What one of our own modules says: an exception or a text is a reason against it."""
+def _gds(system: System) -> Feature:
     try:
-        answer = ask(system.import_module(name))
+        reason = system.import_module("zarr_gpu.device.kvikio").gds_reason()
     except (RuntimeError, ImportError, OSError) as error:
-        return Feature(works=False, reason=str(error))
-    return Feature(works=False, reason=answer) if isinstance(answer, str) else Feature(works=True)
+        reason = str(error)
+    return Feature(works=reason is None, reason=reason)
 
 
 def _described(device: Device) -> str:
