@@ -30,7 +30,7 @@ from zarr_gpu.metadata.array import ArrayMetadata
 from zarr_gpu.nodes import StorePath, read_array, update_node
 from zarr_gpu.plan import Plan, make_plan
 from zarr_gpu.stores.open import make_store
-from zarr_gpu.values import Fields, as_output, plan_dtype, pop_fields, write_values
+from zarr_gpu.values import Fields, plan_dtype, pop_fields, write_values
 from zarr_gpu.views import BlockIndex, OIndex, VIndex
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Array(ArrayDescription):
             device or config.current.device,
         )
         self._allow_pickle = allow_pickle
-        self._backend: Backend = get_backend(self._device)
+        self._backend: Backend = get_backend(self._device, self._layout.dtype)
 
     @classmethod
     def open(cls, store: Any) -> Self:
@@ -205,24 +205,15 @@ class Array(ArrayDescription):
         layout = self._layout
         plan = self._plan(selection, layout, fields)
         shape = selection.shape
-        given = out
-        if given is None:
-            out = self._backend.empty(shape, plan_dtype(plan, layout), self.order)
-        else:
-            out = as_output(given, shape, plan_dtype(plan, layout))
-        view = selection.work_view(out)
-        if not np.shares_memory(view, out) and view.size:
-            # several-dimensional points in an output that cannot be reshaped in place
-            buffer = np.empty(shape, out.dtype)
-            self._backend.read(
-                layout, plan, self.store, selection.work_view(buffer), self._settings
-            )
-            out[...] = buffer
-        else:
-            self._backend.read(layout, plan, self.store, view, self._settings)
-        if given is not None:
-            return given
-        return out[()] if scalars and not shape else out
+        dtype = plan_dtype(plan, layout)
+        if out is None:
+            result = self._backend.empty(shape, dtype, self.order)
+            self._backend.read(layout, plan, self.store, result, self._settings)
+            return result[()] if scalars and not shape else result
+        self._backend.read(
+            layout, plan, self.store, self._backend.adopt(out, shape, dtype), self._settings
+        )
+        return out
 
     def _plan(self, selection: indexing.Selection, layout: ArrayLayout, fields: Fields) -> Plan:
         if fields is None:

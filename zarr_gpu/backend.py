@@ -6,6 +6,7 @@ here, once, by name.
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from zarr_gpu._types import NDArray, Shape
 from zarr_gpu.config import ArrayConfig
-from zarr_gpu.errors import DeviceUnavailableError
+from zarr_gpu.errors import DeviceUnavailableError, UnsupportedError
 from zarr_gpu.host import HostBackend
 from zarr_gpu.layout import ArrayLayout
 from zarr_gpu.plan import Plan
@@ -21,42 +22,76 @@ from zarr_gpu.stores.base import Store
 
 
 class Backend(Protocol):
-    """Five methods; everything else about a backend is private to it."""
+    """Six methods; everything else about a backend is private to it."""
 
     def available(self) -> str | None:
         """None, or the reason why this backend cannot be used here."""
 
     def empty(self, shape: Shape, dtype: np.dtype[Any], order: str) -> Any:
-        """An uninitialised output array."""
+        """An uninitialised array for elements of a stored type."""
+
+    def adopt(self, out: Any, shape: Shape, dtype: np.dtype[Any]) -> Any:
+        """A caller's output as an array that :meth:`read` can fill.
+
+        Raises TypeError or ValueError when it cannot take ``shape`` elements of ``dtype``.
+        """
 
     def read(
         self, layout: ArrayLayout, plan: Plan, store: Store, out: Any, settings: ArrayConfig
     ) -> None:
-        """Fill ``out`` (the work view of the plan) completely, or raise."""
+        """Fill ``out``, of the selection's shape, completely, or raise."""
 
     def write(
         self, layout: ArrayLayout, plan: Plan, store: Store, value: Any, settings: ArrayConfig
     ) -> None:
-        """Store ``value`` (the work view of the plan)."""
+        """Store ``value``, of the selection's shape."""
 
     def to_host(self, array: Any) -> NDArray:
         """A NumPy array of the same elements."""
 
 
 _host = HostBackend()
+_devices: dict[tuple[int, int], Backend] = {}
+"""Backends of devices, by process and number: a forked child has none of its parent's."""
 
 
-def get_backend(device: str) -> Backend:
+def get_backend(device: str, dtype: np.dtype[Any] | None = None) -> Backend:
     """The backend called ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
-    ``auto`` is the best device that works. Raises ValueError for other names and
-    DeviceUnavailableError when the device cannot be used.
+    ``auto`` is the best device that works, and that can hold elements of ``dtype``. Raises
+    ValueError for other names, DeviceUnavailableError when the device cannot be used, and
+    UnsupportedError when elements of ``dtype`` cannot be on it.
     """
-    if device in ("cpu", "auto"):
+    if device == "cpu":
         return _host
-    if re.fullmatch(r"cuda(:\d+)?", device):
-        raise DeviceUnavailableError(
-            f"device {device!r}: this version of zarr_gpu has no CUDA backend; "
-            "use device='auto' or 'cpu'"
-        )
-    raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', found {device!r}")
+    if not re.fullmatch(r"auto|cuda(:\d+)?", device):
+        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', found {device!r}")
+    from zarr_gpu.device import detect
+
+    reason = detect.unavailable_reason("cuda" if device == "auto" else device)
+    if reason is not None:
+        if device == "auto":
+            return _host
+        raise DeviceUnavailableError(f"device {device!r}: {reason}; use device='auto' or 'cpu'")
+    if dtype is not None:
+        from zarr_gpu.device.dtypes import device_dtype
+
+        try:
+            device_dtype(dtype)
+        except UnsupportedError:
+            if device == "auto":
+                return _host
+            if dtype.names is None:  # single fields can be read
+                raise
+    return _device(int(device.partition(":")[2] or 0))
+
+
+def _device(number: int) -> Backend:
+    key = (os.getpid(), number)
+    if key not in _devices:
+        from zarr_gpu.device.backend import DeviceBackend
+        from zarr_gpu.device.cuda import CudaRuntime
+        from zarr_gpu.device.engine import Engine
+
+        _devices[key] = DeviceBackend(Engine(CudaRuntime(number)))
+    return _devices[key]

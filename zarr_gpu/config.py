@@ -57,6 +57,23 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GpuConfig:
+    """Of reads and writes on a device. No card has been measured yet: thresholds are estimates."""
+
+    min_nbytes: int = 4 << 20
+    """Requests for less are read by the host and copied up."""
+    min_streams: int = 64
+    """With fewer compressed streams in a request the host decodes them."""
+    wave_nbytes: int = 0
+    """Decoded bytes of the chunks that are in work at a time; 0: by the device's free memory."""
+    slab_nbytes: int = 64 << 20
+    """Page-locked memory is allocated in pieces of this size."""
+    trust: Literal["auto", "yes", "no"] = "auto"
+    """Whether stored bytes may reach decoders that are defined for valid data only (nvCOMP's zstd,
+    deflate and gzip). ``auto``: those of local stores, or as the store's ``trusted`` says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """All settings."""
 
@@ -75,10 +92,11 @@ class Config:
     durable: bool = False
     """Local stores flush files and directories before a write returns."""
     array: ArrayConfig = field(default_factory=ArrayConfig)
+    gpu: GpuConfig = field(default_factory=GpuConfig)
     limits: Limits = field(default_factory=Limits)
 
 
-_SECTIONS = {"array": ArrayConfig, "limits": Limits}
+_SECTIONS = {"array": ArrayConfig, "gpu": GpuConfig, "limits": Limits}
 _FORMER = {"array.target_shard_size_bytes": "target_shard_size_bytes"}
 
 

@@ -252,6 +252,10 @@ class DeviceUnavailableError(ZarrGpuError, RuntimeError):
     """The device asked for cannot be used; the message says why."""
 
 
+class DeviceFallbackWarning(UserWarning):
+    """The host does for the device what the device cannot; results are the same."""
+
+
 # Names under which users of zarr-python know some of these.
 BaseZarrError = ZarrGpuError
 MetadataValidationError = MetadataError

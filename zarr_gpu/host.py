@@ -6,6 +6,7 @@ Rows of the plan are handed out in runs. A chunk whose place in the output is co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -37,6 +38,10 @@ class HostBackend:
         """Uninitialised; every element is written by a read, or the read raises."""
         return np.empty(shape, dtype, order="F" if order == "F" else "C")
 
+    def adopt(self, out: Any, shape: Shape, dtype: np.dtype[Any]) -> NDArray:
+        """``out`` as a writable NumPy array that shares its memory."""
+        return as_output(out, shape, dtype)
+
     def to_host(self, array: Any) -> NDArray:
         return np.asarray(array)
 
@@ -46,7 +51,14 @@ class HostBackend:
         """Fill ``out``; see :class:`~zarr_gpu.backend.Backend`. Raises ChunkError, StoreError."""
         if len(plan) == 0:
             return
-        job = ReadJob(layout, plan, store, out, settings)
+        view = plan.selection.work_view(out)
+        if view.size and not np.shares_memory(view, out):
+            # several-dimensional points in an output that cannot be reshaped in place
+            buffer = np.empty(out.shape, out.dtype)
+            self.read(layout, plan, store, buffer, settings)
+            out[...] = buffer
+            return
+        job = ReadJob(layout, plan, store, view, settings)
         task: Callable[[Any], None] = job.read_shard if layout.sharded else job.read_rows
         tasks, threads = _tasks(layout, plan, store)
         if layout.sharded:
@@ -61,7 +73,7 @@ class HostBackend:
         """Store ``value``; see :class:`~zarr_gpu.backend.Backend`."""
         if len(plan) == 0:
             return
-        job = WriteJob(layout, plan, store, value, settings)
+        job = WriteJob(layout, plan, store, plan.selection.work_view(value), settings)
         _, threads = _tasks(layout, plan, store)
         objects = len(job.placement)
         # Encoded objects wait for their task to end, so that durable stores flush them together.
@@ -107,3 +119,38 @@ def _shard_tasks(placement: Placement, step: int) -> Any:
         first, stop = placement.first[number : number + 2].tolist()
         for start in range(first, stop, step):
             yield number, placement.rows[start : min(stop, start + step)]
+
+
+def as_output(out: Any, shape: Shape, dtype: np.dtype[Any]) -> NDArray:
+    """``out`` as a writable NumPy array of ``shape`` that shares its memory.
+
+    Raises TypeError or ValueError when that is not possible.
+    """
+    if hasattr(out, "as_ndarray_like"):
+        out = out.as_ndarray_like()
+    if isinstance(out, np.generic):
+        raise TypeError(f"out of type {type(out).__name__} is no writable array")
+    if isinstance(out, (bytearray, memoryview)):
+        buffer = np.frombuffer(out, np.uint8)
+        if buffer.nbytes != math.prod(shape) * dtype.itemsize:
+            raise ValueError(
+                f"out has {buffer.nbytes} bytes, the selection {math.prod(shape) * dtype.itemsize}"
+            )
+        array: NDArray = buffer.view(dtype).reshape(shape)
+    else:
+        array = out if isinstance(out, np.ndarray) else np.asarray(out)
+        if array is not out and not hasattr(out, "__array_interface__"):
+            try:
+                array = np.from_dlpack(out)
+            except (AttributeError, TypeError, BufferError):
+                if not hasattr(out, "__buffer__") and not np.shares_memory(array, np.asarray(out)):
+                    raise TypeError(
+                        f"out of type {type(out).__name__} is no writable array"
+                    ) from None
+    if array.shape != shape:
+        raise ValueError(f"out has shape {array.shape}, the selection {shape}")
+    if not array.flags.writeable:
+        raise ValueError("out is read-only")
+    if array.dtype != dtype and not np.can_cast(dtype, array.dtype, "same_kind"):
+        raise TypeError(f"out has type {array.dtype}, which {dtype} cannot be cast to")
+    return array

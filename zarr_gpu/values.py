@@ -1,4 +1,4 @@
-"""Values on their way in and out: field names, outputs of callers, NumPy's assignment rules."""
+"""Values on their way in: field names, NumPy's assignment rules."""
 
 from __future__ import annotations
 
@@ -53,41 +53,6 @@ def plan_dtype(plan: Plan, layout: ArrayLayout) -> np.dtype[Any]:
     return np.dtype([(name, layout.dtype[name]) for name in plan.fields])
 
 
-def as_output(out: Any, shape: Shape, dtype: np.dtype[Any]) -> NDArray:
-    """``out`` as a writable NumPy array of ``shape`` that shares its memory.
-
-    Raises TypeError or ValueError when that is not possible.
-    """
-    if hasattr(out, "as_ndarray_like"):
-        out = out.as_ndarray_like()
-    if isinstance(out, np.generic):
-        raise TypeError(f"out of type {type(out).__name__} is no writable array")
-    if isinstance(out, (bytearray, memoryview)):
-        buffer = np.frombuffer(out, np.uint8)
-        if buffer.nbytes != math.prod(shape) * dtype.itemsize:
-            raise ValueError(
-                f"out has {buffer.nbytes} bytes, the selection {math.prod(shape) * dtype.itemsize}"
-            )
-        array: NDArray = buffer.view(dtype).reshape(shape)
-    else:
-        array = out if isinstance(out, np.ndarray) else np.asarray(out)
-        if array is not out and not hasattr(out, "__array_interface__"):
-            try:
-                array = np.from_dlpack(out)
-            except (AttributeError, TypeError, BufferError):
-                if not hasattr(out, "__buffer__") and not np.shares_memory(array, np.asarray(out)):
-                    raise TypeError(
-                        f"out of type {type(out).__name__} is no writable array"
-                    ) from None
-    if array.shape != shape:
-        raise ValueError(f"out has shape {array.shape}, the selection {shape}")
-    if not array.flags.writeable:
-        raise ValueError("out is read-only")
-    if array.dtype != dtype and not np.can_cast(dtype, array.dtype, "same_kind"):
-        raise TypeError(f"out has type {array.dtype}, which {dtype} cannot be cast to")
-    return array
-
-
 def write_values(
     backend: Backend,
     layout: ArrayLayout,
@@ -121,7 +86,7 @@ def write_values(
             f"could not broadcast a value of shape {np.shape(value)} into a selection of "
             f"shape {shape}"
         ) from None
-    backend.write(layout, plan, store, selection.work_view(array), settings)
+    backend.write(layout, plan, store, array, settings)
 
 
 def as_values(value: Any, dtype: np.dtype[Any], *, boxed: bool = False) -> NDArray:

@@ -15,6 +15,7 @@ from typing import TypeVar
 from zarr_gpu.config import config
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 MAX_THREADS = 256
 _lock = threading.Lock()
@@ -47,6 +48,11 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+def submit(task: Callable[[T], R], item: T) -> Future[R]:
+    """Start ``task(item)`` on another thread. Tasks may :func:`run` others, but not wait for one."""
+    return _get_pool().submit(task, item)
 
 
 def run(task: Callable[[T], object], items: Iterable[T], threads: int) -> None:

@@ -84,6 +84,21 @@ class Runtime(Protocol):
     def empty(self, shape: Shape, dtype: np.dtype[Any], order: str) -> Any:
         """An uninitialised array for the user, on the current stream."""
 
+    def adopt(self, out: Any) -> Any:
+        """``out`` as an array of this runtime over the same memory, None when that is host memory.
+
+        Raises TypeError or ValueError for memory of another device.
+        """
+
+    def address(self, array: Any) -> int:
+        """Where the first element of an array lies."""
+
+    def assign(self, out: Any, value: Any) -> None:
+        """``out[...] = value`` on the current stream, with NumPy's casts."""
+
+    def to_host(self, array: Any) -> NDArray:
+        """A copy in host memory; waits for the current stream."""
+
     def alloc(self, nbytes: int, stream: Stream) -> Buffer:
         """Scratch memory. Raises :class:`DeviceMemoryError`."""
 

@@ -134,6 +134,8 @@ class Store:
     read_only: bool = False
     local: bool = False
     """True when reads take microseconds, so that few threads are enough."""
+    trusted: bool | None = None
+    """Whether its bytes may reach decoders that are defined for valid data only; None: if local."""
     supports_deletes: bool = True
     supports_listing: bool = True
     deletes_at_once: bool = False

@@ -32,6 +32,7 @@ class WrappedStore(SameBytes):
         self.store = store
         self.read_only = store.read_only
         self.local = store.local
+        self.trusted = store.trusted
         self.supports_deletes = store.supports_deletes
         self.supports_listing = store.supports_listing
 

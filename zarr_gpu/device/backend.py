@@ -1,0 +1,129 @@
+"""The device backend: arrays on one device."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from zarr_gpu._types import NDArray, Shape
+from zarr_gpu.config import ArrayConfig
+from zarr_gpu.device import assemble, policy
+from zarr_gpu.device.dtypes import device_dtype
+from zarr_gpu.device.engine import Engine
+from zarr_gpu.device.read import DeviceRead, Target
+from zarr_gpu.device.wave import Wave
+from zarr_gpu.host import HostBackend
+from zarr_gpu.layout import ArrayLayout
+from zarr_gpu.plan import Plan
+from zarr_gpu.stores.base import Store
+
+_host = HostBackend()
+
+
+class DeviceBackend:
+    """Arrays of a :class:`~zarr_gpu.device.runtime.Runtime`; see ``zarr_gpu.backend.Backend``."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.runtime = engine.runtime
+
+    def available(self) -> str | None:
+        return None
+
+    def empty(self, shape: Shape, dtype: np.dtype[Any], order: str) -> Any:
+        """Uninitialised, on the current stream. Raises UnsupportedError for types without one."""
+        return self.runtime.empty(shape, device_dtype(dtype), order)
+
+    def adopt(self, out: Any, shape: Shape, dtype: np.dtype[Any]) -> Any:
+        """``out`` as an array of the device, or of the host when that is where its memory is."""
+        array = self.runtime.adopt(out)
+        if array is None:
+            return _host.adopt(out, shape, dtype)
+        if array.shape != shape:
+            raise ValueError(f"out has shape {array.shape}, the selection {shape}")
+        if not np.can_cast(device_dtype(dtype), array.dtype, "same_kind"):
+            raise TypeError(f"out has type {array.dtype}, which {dtype} cannot be cast to")
+        return array
+
+    def to_host(self, array: Any) -> NDArray:
+        return array if isinstance(array, np.ndarray) else self.runtime.to_host(array)
+
+    def read(
+        self, layout: ArrayLayout, plan: Plan, store: Store, out: Any, settings: ArrayConfig
+    ) -> None:
+        """Fill ``out``; when this returns, it is ordered on the current stream."""
+        if len(plan) == 0:
+            return
+        if self.runtime.adopt(out) is None:
+            _host.read(layout, plan, store, out, settings)
+            return
+        dtype = device_dtype(_element(layout, plan))
+        view = plan.selection.work_view(out)
+        if out.dtype != dtype or self.runtime.address(view) not in _inside(self.runtime, out):
+            # a cast, or several-dimensional points in an output that cannot be reshaped in place
+            buffer = self.runtime.empty(out.shape, dtype, "C")
+            self.read(layout, plan, store, buffer, settings)
+            self.runtime.assign(out, buffer)
+            return
+        target = Target(self.runtime.address(view), view.strides)
+        if policy.small(layout, plan):
+            self._read_small(layout, plan, store, target, dtype, settings)
+        else:
+            DeviceRead(self.engine, layout, plan, store, target, settings).run()
+
+    def _read_small(
+        self,
+        layout: ArrayLayout,
+        plan: Plan,
+        store: Store,
+        target: Target,
+        dtype: np.dtype[Any],
+        settings: ArrayConfig,
+    ) -> None:
+        """Read on the host into page-locked memory, copy up, and spread out there."""
+        shape = plan.selection.shape
+        nbytes = math.prod(shape) * dtype.itemsize
+        slab = self.engine.slabs.acquire(nbytes)
+        try:
+            stored = _element(layout, plan)
+            buffer = slab.array[:nbytes].view(dtype).reshape(shape)
+            _host.read(layout, plan, store, buffer.view(stored.newbyteorder("=")), settings)
+        except BaseException:
+            slab.release()
+            raise
+        with self.engine.lock:
+            stream = self.runtime.current_stream()
+            try:
+                wave = Wave(self.runtime, stream, self.engine.tables, 0)
+                address = wave.scratch(nbytes)
+                self.runtime.upload(address, slab.array[:nbytes], stream)
+                work = plan.selection.work_view(buffer)
+                first = work.ctypes.data - buffer.ctypes.data if work.size else 0
+                table = assemble.array_table(
+                    address + first, work.shape, work.strides, target.address, target.strides,
+                    dtype.itemsize,
+                )  # fmt: skip
+                wave.assemble(assemble.simplify(table))
+                wave.submit()
+            finally:
+                slab.retire(stream.record())
+
+    def write(
+        self, layout: ArrayLayout, plan: Plan, store: Store, value: Any, settings: ArrayConfig
+    ) -> None:
+        """Store ``value``, an array of the device or of the host."""
+        _host.write(layout, plan, store, self.to_host(value), settings)
+
+
+def _element(layout: ArrayLayout, plan: Plan) -> np.dtype[Any]:
+    return layout.dtype if plan.fields is None else layout.dtype[plan.fields]
+
+
+def _inside(runtime: Any, array: Any) -> range:
+    """Addresses between the lowest and the highest element of an array."""
+    first = runtime.address(array)
+    low = sum((n - 1) * s for n, s in zip(array.shape, array.strides, strict=True) if s < 0)
+    high = sum((n - 1) * s for n, s in zip(array.shape, array.strides, strict=True) if s > 0)
+    return range(first + low, first + high + 1)

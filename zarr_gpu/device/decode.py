@@ -1,0 +1,258 @@
+"""From stored bytes to decoded bytes: queues the steps of a program for all rows of a wave.
+
+Works on columns of addresses and sizes. Header walks look at the bytes while they are still in
+host memory; rows that they find unfit for the device are left to the host.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from zarr_gpu._types import Bools, Int64, NDArray, UInt64
+from zarr_gpu.device import assemble, blosc, frames, launches
+from zarr_gpu.device import lz as own
+from zarr_gpu.device.program import Check, Elements, Program, Step, Unshuffle
+from zarr_gpu.device.wave import MAX_BLOCKS, Wave
+
+EMPTY = {
+    "zstd": bytes.fromhex("28b52ffd2000010000"),
+    "deflate": bytes.fromhex("0300"),
+    "gzip": bytes.fromhex("1f8b080000000000000303000000000000000000"),
+}
+"""A stream of no bytes in each format that nvCOMP may only be given when it is valid: takes the
+place of one whose checksum is wrong."""
+OWN = {"lz4": "lz4_decode", "blosclz": "blosclz_decode", "snappy": "snappy_decode"}
+"""Formats decoded by our own kernels, which are safe for any input."""
+_ALIGNMENT = {"deflate": 4, "gdeflate": 4}  # of nvCOMP's input
+_INNER = ("blosclz", "lz4", "snappy", "zlib", "zstd")  # numbers in a Blosc header
+_MODES = np.array([assemble.UNFILTERED, assemble.BYTES, assemble.BITS], np.int32)
+_FORMATS = {
+    "zstd": ("zstd", frames.zstd),
+    "gzip": ("gzip", frames.gzip),
+    "numcodecs.zlib": ("deflate", frames.zlib),
+    "numcodecs.lz4": ("lz4", frames.lz4),
+}
+"""Codec -> format of its streams, and the walk that finds them."""
+
+
+@dataclass(slots=True)
+class Sources:
+    """Where the decoded bytes of ``n`` rows are on the device; Blosc rows may still be filtered.
+
+    ``rows`` has the columns of :data:`~zarr_gpu.device.assemble.ROW` that describe a source,
+    ``planes`` the addresses of its splits. Rows that are ``bad`` are left to the host.
+    """
+
+    rows: NDArray
+    nbytes: Int64
+    bad: Bools
+    planes: UInt64 | None = None
+
+    @property
+    def ptr(self) -> UInt64:
+        column: UInt64 = self.rows["src"]
+        return column
+
+
+class Decoder:
+    """Queues the decoding of rows whose stored bytes are ``data`` on the host and on the device.
+
+    ``number`` are the numbers of these rows in the wave, for what it reports.
+    """
+
+    def __init__(
+        self,
+        wave: Wave,
+        program: Program,
+        data: NDArray,
+        address: int,
+        number: Int64,
+        *,
+        trusted: bool,
+    ) -> None:
+        self._wave = wave
+        self._program = program
+        self._data = data
+        self._address = np.uint64(address)
+        self._number = number
+        self._safe = trusted or program.checked
+
+    def decode(self, offset: Int64, nbytes: Int64) -> Sources:
+        """Rows at ``offset`` in the data, as stored."""
+        program = self._program
+        offset, nbytes = offset.copy(), nbytes.copy()
+        for check in program.outer:
+            self._verify(check, self._at(offset), nbytes)
+            offset += 4 if check.at_start else 0
+            nbytes = np.maximum(nbytes - 4, 0)
+        rows = np.zeros(len(offset), assemble.ROW)
+        rows["src"] = self._at(offset)
+        sources = Sources(rows, nbytes, np.zeros(len(offset), np.bool_))
+        if program.compressor is not None:
+            expected = np.full(len(offset), program.unpacked, np.int64)
+            if program.compressor.name == "blosc":
+                self._blosc(sources, offset, expected)
+            else:
+                self._plain_streams(program.compressor.name, sources, offset, expected)
+            sources.nbytes = expected
+        for step in program.inner:
+            self._step(step, sources)
+        return sources
+
+    def _at(self, offset: Int64) -> UInt64:
+        return self._address + offset.astype(np.uint64)
+
+    def _room(self, nbytes: Int64) -> UInt64:
+        """Addresses of new buffers of these sizes, 16-byte aligned."""
+        starts = np.zeros(len(nbytes) + 1, np.int64)
+        np.cumsum((nbytes + 15) // 16 * 16, out=starts[1:])
+        return np.uint64(self._wave.scratch(int(starts[-1]))) + starts[:-1].astype(np.uint64)
+
+    # -- compressors ------------------------------------------------------------------------------
+
+    def _plain_streams(
+        self, name: str, sources: Sources, offset: Int64, expected: Int64
+    ) -> None:
+        """Chunks that are one stream or several, one behind the other."""
+        form, walk = _FORMATS[name]
+        table, sources.bad = walk(self._data, offset, sources.nbytes, expected)
+        target = self._room(expected)
+        sources.rows["src"] = target
+        out = target[table.row] + table.out_offset.astype(np.uint64)
+        self._decompress(form, table.row, self._at(table.offset), table.nbytes, out, table.out_nbytes)
+
+    def _blosc(self, sources: Sources, offset: Int64, expected: Int64) -> None:
+        found = blosc.walk(self._data, offset, sources.nbytes, expected)
+        sources.bad = found.bad
+        streams = found.streams
+        rows = sources.rows
+        compressed = ~found.stored
+        for name in ("nbytes", "blocksize", "typesize", "splits"):
+            rows[name] = getattr(found, name)
+        rows["planes"] = found.first_stream[:-1]
+        rows["mode"] = np.where(compressed, _MODES[found.shuffle], assemble.PLAIN)
+        rows["src"][found.stored] += np.uint64(blosc.HEADER_NBYTES)
+        planes = self._at(streams.offset)
+        packed = np.flatnonzero(~found.raw)
+        planes[packed] = self._room(streams.out_nbytes[packed])
+        codec = found.codec[streams.row[packed]]
+        for number in np.unique(codec).tolist():
+            which = packed[codec == number]
+            bad = self._inner(_INNER[number], which, streams, planes)
+            sources.bad[bad] = True
+        sources.planes = planes
+
+    def _inner(
+        self, cname: str, which: Int64, streams: frames.StreamTable, planes: UInt64
+    ) -> Int64:
+        """Decode streams of one inner format into their planes; returns rows unfit for it."""
+        row, offset, nbytes = streams.row[which], streams.offset[which], streams.nbytes[which]
+        if cname in ("zlib", "zstd") and not self._safe:
+            return row
+        room, target = streams.out_nbytes[which], planes[which]
+        bad: Int64 = np.empty(0, np.int64)
+        form = cname
+        if cname in ("zlib", "zstd"):
+            form, walk = _FORMATS["zstd" if cname == "zstd" else "numcodecs.zlib"]
+            table, unfit = walk(self._data, offset, nbytes, room)
+            bad = np.unique(row[unfit])
+            target = target[table.row] + table.out_offset.astype(np.uint64)
+            row, offset, nbytes, room = row[table.row], table.offset, table.nbytes, table.out_nbytes
+        self._decompress(form, row, self._at(offset), nbytes, target, room)
+        return bad
+
+    def _decompress(
+        self, form: str, row: Int64, source: UInt64, nbytes: Int64, target: UInt64, room: Int64
+    ) -> None:
+        """Queue the decoder of a format for streams that belong to ``row``; long ones first."""
+        if not len(row):
+            return
+        wave = self._wave
+        order = frames.work_order(nbytes)
+        source, nbytes, target, room = source[order], nbytes[order], target[order], room[order]
+        source = self._align(form, source, nbytes)
+        streams = wave.streams(source, nbytes, target, room)
+        number = wave.table(self._number[row[order]].astype(np.int32))
+        if form in OWN:
+            blocks, threads = own.launch(OWN[form], streams.n)
+            wave.launch(
+                OWN[form], blocks, threads, streams.in_ptr, streams.in_nbytes, streams.out_ptr,
+                streams.out_nbytes, streams.actual, streams.status, streams.n,
+            )  # fmt: skip
+        else:
+            if self._program.checked:
+                wave.guard(streams, number, EMPTY[form])
+            wave.decompress(form, streams)
+        wave.fold(streams.status, streams.n, number, streams.actual, streams.out_nbytes)
+
+    def _align(self, form: str, source: UInt64, nbytes: Int64) -> UInt64:
+        """Addresses of streams that the decoder of ``form`` accepts; copies those it would not."""
+        alignment = _ALIGNMENT.get(form, 1)
+        bad = np.flatnonzero(source % np.uint64(alignment))
+        if not len(bad):
+            return source
+        copy = self._room(nbytes[bad])
+        table = assemble.flat_table(source[bad], copy, nbytes[bad])
+        self._wave.assemble(assemble.simplify(table))
+        source = source.copy()
+        source[bad] = copy
+        return source
+
+    # -- steps on decoded bytes -------------------------------------------------------------------
+
+    def _step(self, step: Step, sources: Sources) -> None:
+        self._lay_out(sources, step.swap if isinstance(step, Elements) else 1)
+        if isinstance(step, Check):
+            self._verify(step, sources.ptr, sources.nbytes)
+            sources.rows["src"] += np.uint64(4 if step.at_start else 0)
+        elif isinstance(step, Unshuffle):
+            self._unshuffle(step, sources)
+        else:
+            self._elements(step, sources)
+        sources.nbytes = np.full(len(sources.nbytes), step.nbytes, np.int64)
+
+    def _verify(self, check: Check, ptr: UInt64, nbytes: Int64) -> None:
+        wave, n = self._wave, len(ptr)
+        status = wave.table(np.zeros(n, np.int32))
+        wave.launch(
+            "checksum_verify", min(n, MAX_BLOCKS), 256, wave.table(ptr),
+            wave.table(nbytes.astype(np.uint64)), check.kind, int(check.at_start), status, n,
+        )  # fmt: skip
+        wave.fold(status, n, wave.table(self._number.astype(np.int32)))
+
+    def _lay_out(self, sources: Sources, swap: int = 1) -> None:
+        """Bring every row's bytes together, without Blosc's filters and in native order."""
+        rows = sources.rows
+        if swap == 1 and not rows["mode"].any() and not sources.bad.any():
+            return
+        word = swap
+        if swap == 1:  # the kernel is fast where it moves whole elements
+            sizes = np.unique(rows["typesize"][rows["mode"] != assemble.PLAIN]).tolist()
+            word = sizes[0] if len(sizes) == 1 and sizes[0] in (2, 4, 8, 16) else 1
+        if (sources.nbytes % word).any():
+            word = 1
+        target = self._room(sources.nbytes)
+        table = assemble.flat_table(sources.ptr, target, sources.nbytes, word=word, swap=swap)
+        for name in ("planes", "nbytes", "blocksize", "typesize", "splits", "mode"):
+            table.rows[name] = rows[name]
+        table = assemble.select(table, ~sources.bad)
+        self._wave.assemble(assemble.simplify(table), sources.planes)
+        sources.rows = np.zeros(len(rows), assemble.ROW)
+        sources.rows["src"] = target
+        sources.planes = None
+
+    def _unshuffle(self, step: Unshuffle, sources: Sources) -> None:
+        wave, n = self._wave, len(sources.nbytes)
+        target = self._room(sources.nbytes)
+        blocks, threads, first_tile = launches.shuffle(sources.nbytes)
+        wave.launch(
+            "byte_unshuffle", blocks, threads, wave.table(sources.ptr), wave.table(target),
+            wave.table(sources.nbytes.astype(np.uint64)),
+            wave.table(np.full(n, step.elementsize, np.int32)), wave.table(first_tile), n,
+        )  # fmt: skip
+        sources.rows["src"] = target
+
+    def _elements(self, step: Elements, sources: Sources) -> None:
+        raise NotImplementedError

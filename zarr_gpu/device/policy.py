@@ -1,0 +1,115 @@
+"""What runs where: decisions before any data are touched.
+
+The device decodes what it can decode safely and with enough streams to be busy; everything else is
+decoded by host threads and assembled on the device. The thresholds are settings.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import lru_cache
+
+from zarr_gpu.codecs.chain import BoundChain
+from zarr_gpu.config import config
+from zarr_gpu.device.program import HostDecodes, Program, make_program
+from zarr_gpu.errors import DeviceFallbackWarning
+from zarr_gpu.layout import ArrayLayout
+from zarr_gpu.plan import Plan
+from zarr_gpu.stores.base import Store
+
+VALID_ONLY = ("zstd", "gzip", "numcodecs.zlib", "zarrs.gdeflate")
+"""nvCOMP's decoders of these are defined for valid streams only (its headers say so)."""
+_STREAM_NBYTES = 128 << 10
+"""Of one stream in a Blosc block at the default level, for estimates."""
+_noticed: set[str] = set()
+
+
+@lru_cache(256)
+def program_of(chain: BoundChain) -> Program | str:
+    """The device's program for a chain, or why the host decodes it."""
+    try:
+        return make_program(chain)
+    except HostDecodes as reason:
+        return str(reason)
+
+
+def trusted(store: Store) -> bool:
+    """True when what is stored may be given to decoders that do not check their input."""
+    trust = config.current.gpu.trust
+    if trust == "auto":
+        return store.local if store.trusted is None else store.trusted
+    return trust == "yes"
+
+
+def choose(chain: BoundChain, store: Store, rows: int) -> Program | None:
+    """The program for ``rows`` chunks, or None when the host shall decode them.
+
+    A codec without a device step is mentioned once, by a warning.
+    """
+    program = program_of(chain)
+    if isinstance(program, str):
+        notice(program)
+        return None
+    return None if why_host(chain, program, store, rows) else program
+
+
+def why_host(chain: BoundChain, program: Program, store: Store, rows: int) -> str | None:
+    """Why the host decodes chunks that the device could decode, or None."""
+    codec = program.compressor
+    if codec is None:
+        return None
+    inner = codec.cname if codec.name == "blosc" else None  # type: ignore[attr-defined]
+    if not (program.checked or trusted(store)) and (
+        codec.name in VALID_ONLY or inner in ("zstd", "zlib")
+    ):
+        return (
+            f"the store is not trusted, and nvCOMP's decoder of {inner or codec.name} is defined "
+            "for valid data only (setting gpu.trust)"
+        )
+    streams = rows
+    if inner is not None:
+        streams *= max(1, program.unpacked // _STREAM_NBYTES)
+    least = config.current.gpu.min_streams
+    if streams < least:
+        return f"{streams} streams are too few to keep a device busy (setting gpu.min_streams)"
+    return None
+
+
+def small(layout: ArrayLayout, plan: Plan) -> str | None:
+    """Why a whole request is read by the host and copied up, or None."""
+    nbytes = len(plan) * max(1, layout.levels.leaf.spec.nbytes)
+    wanted = plan.selection.size * layout.dtype.itemsize
+    least = config.current.gpu.min_nbytes
+    if min(nbytes, wanted) < least and nbytes < 16 * least:
+        return f"{wanted} bytes are too few to be worth a device (setting gpu.min_nbytes)"
+    if layout.levels.leaf.raw is not None and wanted * 16 < nbytes:
+        return "few bytes are wanted of each uncompressed chunk, and the host reads only those"
+    return None
+
+
+def bias(program: Program) -> int:
+    """Where a chunk has to begin, modulo 16, so that its stream is aligned for the decoder."""
+    codec = program.compressor
+    return 2 if codec is not None and codec.name == "numcodecs.zlib" else 0
+
+
+def notice(reason: str) -> None:
+    """Say once per process that the host decodes something for the device."""
+    if reason not in _noticed:
+        _noticed.add(reason)
+        warnings.warn(
+            f"decoded on the host, then copied to the device: {reason}",
+            DeviceFallbackWarning,
+            stacklevel=2,
+        )
+
+
+def notice_failure(layout: ArrayLayout, n: int) -> None:
+    """Say that the host decoded chunks that the device could not."""
+    names = ", ".join(codec.name for codec in layout.levels.leaf.chain.codecs)
+    warnings.warn(
+        f"array {layout.path or '/'!r}: the device could not decode {n} chunks ({names}) that the "
+        "host could; the result is right",
+        DeviceFallbackWarning,
+        stacklevel=2,
+    )

@@ -1,0 +1,228 @@
+"""One wave of device work: tables, scratch memory and launches, sent off together.
+
+A wave is put together on the host first. Its tables, which the launches refer to by
+:class:`Ref`, then travel in one copy, and everything is queued on one stream. Knows no codec.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from zarr_gpu._types import Int64, NDArray, UInt64
+from zarr_gpu.device import assemble
+from zarr_gpu.device.memory import PinnedRing, Slab
+from zarr_gpu.device.runtime import Buffer, Event, Runtime, Stream, Streams
+
+THREADS = 256
+MAX_BLOCKS = 1 << 16
+"""Enough to fill any card; the kernels loop over the rest."""
+NOTHING_FAILED = 2**64 - 1
+_ALIGN = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """Address inside the tables of a wave, known once they are there."""
+
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a wave reports: valid once ``event`` has been waited for.
+
+    ``status`` has one entry per row: 0, or why the device could not decode it.
+    """
+
+    event: Event
+    status: NDArray
+    slab: Slab
+
+    def failed(self) -> Int64:
+        """Rows that were not decoded; waits for the device."""
+        self.event.wait()
+        rows = np.flatnonzero(self.status)
+        self.slab.release()
+        return rows
+
+    def abandon(self) -> None:
+        """Nobody wants to know; the memory is used again when the device is done with it."""
+        self.slab.retire(self.event)
+
+
+class Wave:
+    """Collects tables and launches for ``n`` rows, then submits them on ``stream``."""
+
+    def __init__(self, runtime: Runtime, stream: Stream, tables: PinnedRing, n: int) -> None:
+        self.runtime = runtime
+        self.stream = stream
+        self.n = n
+        self._ring = tables
+        self._parts: list[tuple[int, NDArray]] = []
+        self._nbytes = 0
+        self._work: list[Callable[[int], None]] = []
+        self._late: list[Callable[[int], None]] = []
+        self._buffers: list[Buffer] = []
+        self._fails = False
+        self._word = self.table(np.full(1, NOTHING_FAILED, np.uint64))
+        self._status = self.table(np.zeros(n, np.int32))
+
+    def scratch(self, nbytes: int) -> int:
+        """Address of memory that lives until the wave is done."""
+        buffer = self.runtime.alloc(max(1, nbytes), self.stream)
+        self._buffers.append(buffer)
+        return buffer.ptr
+
+    def table(self, array: NDArray) -> Ref:
+        """Where a copy of ``array`` will be."""
+        offset = self._nbytes
+        self._parts.append((offset, array))
+        self._nbytes += -(-array.nbytes // _ALIGN) * _ALIGN
+        return Ref(offset)
+
+    def launch(self, kernel: str, blocks: int, threads: int, *args: Any) -> None:
+        """Queue a kernel; arguments may be :class:`Ref`."""
+
+        def work(base: int) -> None:
+            values = tuple(base + a.offset if isinstance(a, Ref) else a for a in args)
+            self.runtime.launch(kernel, blocks, threads, values, self.stream)
+
+        self._work.append(work)
+
+    def each(self, kernel: str, n: int, *args: Any) -> None:
+        """Queue a kernel with one thread for each of ``n`` things."""
+        blocks = min(MAX_BLOCKS, -(-n // THREADS))
+        self.launch(kernel, blocks, THREADS, *args)
+
+    def streams(
+        self, in_ptr: UInt64, in_nbytes: Int64, out_ptr: UInt64, out_nbytes: Int64
+    ) -> StreamRefs:
+        """A table for a batched decoder."""
+        n = len(in_ptr)
+        return StreamRefs(
+            n=n,
+            in_ptr=self.table(in_ptr),
+            in_nbytes=self.table(in_nbytes.astype(np.uint64)),
+            out_ptr=self.table(out_ptr),
+            out_nbytes=self.table(out_nbytes.astype(np.uint64)),
+            actual=self.table(np.zeros(n, np.uint64)),
+            status=self.table(np.zeros(n, np.int32)),
+            max_nbytes=int(out_nbytes.max(initial=0)),
+            total_nbytes=int(out_nbytes.sum()),
+        )
+
+    def decompress(self, codec: str, streams: StreamRefs) -> None:
+        """Queue a batched decoder of the runtime."""
+        self._work.append(
+            lambda base: self.runtime.decompress(codec, streams.at(base), self.stream)
+        )
+
+    def fold(self, status: Ref, n: int, row: Ref | int = 0, actual: Ref | int = 0,
+             expected: Ref | int = 0) -> None:
+        """Let failures of ``n`` streams count as those of their rows (0: stream i is row i)."""
+        self._fails = True
+        self.each(
+            "fold_status", n, status, actual, expected, row, self._status, self._word, n
+        )
+
+    def guard(self, streams: StreamRefs, row: Ref, dummy: bytes) -> None:
+        """Streams of rows that failed already decode ``dummy`` instead."""
+        place = self.table(np.frombuffer(dummy, np.uint8))
+        self.each(
+            "guard_streams", streams.n, streams.in_ptr, streams.in_nbytes, row, self._status,
+            place, len(dummy), streams.n,
+        )
+
+    def assemble(self, table: assemble.Table, planes: UInt64 | None = None) -> None:
+        """Queue the copies of a table; ``planes`` are the splits of its Blosc rows."""
+        first_tile = table.first_tile
+        tiles = int(first_tile[-1])
+        if not tiles:
+            return
+        filtered = bool(table.rows["mode"].any())
+        args: list[Any] = [
+            self.table(table.rows), self.table(first_tile), self.table(table.extent),
+            self.table(table.src_stride), self.table(table.first), self.table(table.dst_stride),
+            self._indexes(table.src_index), self._indexes(table.dst_index),
+        ]
+        if filtered:
+            args.append(self.table(planes if planes is not None else np.empty(0, np.uint64)))
+        self.launch(
+            "assemble_blosc" if filtered else "assemble", min(tiles, MAX_BLOCKS), THREADS, *args,
+            table.ndim, table.word, table.swap, len(table.rows),
+        )
+
+    def fill(self, table: assemble.Table, element: bytes) -> None:
+        """Queue the same element for all places of a table."""
+        pattern = self.table(np.frombuffer(element * (16 // len(element)), np.uint8))
+        table = assemble.simplify(assemble.fill_table(table, 0))
+
+        def point(base: int) -> None:
+            table.rows["src"] = base + pattern.offset
+
+        self._late.append(point)
+        self.assemble(table)
+
+    def _indexes(self, indexes: tuple[Int64 | None, ...]) -> Ref:
+        """A table of addresses, 0 where there is no index: filled in when they are known."""
+        places = [None if index is None else self.table(index) for index in indexes]
+        addresses = np.zeros(len(indexes), np.uint64)
+        ref = self.table(addresses)
+
+        def fill(base: int) -> None:
+            for i, place in enumerate(places):
+                addresses[i] = 0 if place is None else base + place.offset
+
+        self._late.append(fill)
+        return ref
+
+    def submit(self) -> Outcome | None:
+        """Send tables and work to the device. None when nothing in the wave can fail."""
+        tables = self.runtime.alloc(max(1, self._nbytes), self.stream)
+        for fill in self._late:
+            fill(tables.ptr)
+        slab = self._ring.acquire(max(1, self._nbytes))
+        for offset, array in self._parts:
+            slab.array[offset : offset + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        self.runtime.upload(tables.ptr, slab.array[: self._nbytes], self.stream)
+        slab.retire(self.stream.record())
+        for work in self._work:
+            work(tables.ptr)
+        if not self._fails:
+            return None
+        result = self._ring.acquire(4 * self.n)
+        status = result.array[: 4 * self.n].view(np.int32)
+        self.runtime.download(status, tables.ptr + self._status.offset, self.stream)
+        return Outcome(self.stream.record(), status, result)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamRefs:
+    """:class:`~zarr_gpu.device.runtime.Streams` before its tables have an address."""
+
+    n: int
+    in_ptr: Ref
+    in_nbytes: Ref
+    out_ptr: Ref
+    out_nbytes: Ref
+    actual: Ref
+    status: Ref
+    max_nbytes: int
+    total_nbytes: int
+
+    def at(self, base: int) -> Streams:
+        return Streams(
+            n=self.n,
+            in_ptr=base + self.in_ptr.offset,
+            in_nbytes=base + self.in_nbytes.offset,
+            out_ptr=base + self.out_ptr.offset,
+            out_nbytes=base + self.out_nbytes.offset,
+            actual=base + self.actual.offset,
+            status=base + self.status.offset,
+            max_nbytes=self.max_nbytes,
+            total_nbytes=self.total_nbytes,
+        )
