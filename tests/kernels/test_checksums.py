@@ -1,4 +1,4 @@
-"""Checksums of rows: those of the codecs, wherever a row begins and ends, and every damage found."""
+"""Checksums of rows: right wherever a row begins and ends, and every damage is found."""
 
 import random
 import zlib
