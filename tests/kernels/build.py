@@ -25,6 +25,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -174,6 +175,60 @@ class HostFunction:
             raise TypeError(f"{self._name}: argument {i} is declared as {what}, {given} given")
 
 
+# -- sanitizers ----------------------------------------------------------------------------------
+
+# Starts a command with the library loaded that the sanitizer needs. ThreadSanitizer of older GCCs
+# cannot place its shadow memory under full randomisation of addresses (0x0040000 turns it off).
+_LAUNCHER = """
+import ctypes, os, sys
+ctypes.CDLL(None).personality(0x0040000)
+os.environ["LD_PRELOAD"] = sys.argv[1]
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+_OPTIONS = {
+    "ASAN_OPTIONS": "detect_leaks=0:exitcode=99",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+    "TSAN_OPTIONS": "halt_on_error=1:ignore_noninstrumented_modules=1:exitcode=99",
+}
+
+
+def run_sanitized(variant: str, args: Sequence[str], **environ: str) -> tuple[int, str]:
+    """Runs Python with ``args`` under a sanitizer; returns its exit code and all it wrote.
+
+    Skips the test where the sanitizer does not work.
+    """
+    _check_sanitizer(variant)
+    return _run_sanitized(variant, args, environ)
+
+
+@cache
+def _check_sanitizer(variant: str) -> None:
+    code, text = _run_sanitized(variant, ["-c", "pass"], {})
+    if code:
+        pytest.skip(f"the sanitizer of {variant} does not run here: {text.strip()[-300:]}")
+
+
+def _run_sanitized(variant: str, args: Sequence[str], environ: dict[str, str]) -> tuple[int, str]:
+    name = {"asan": "libasan.so", "tsan": "libtsan.so"}[variant]
+    library = _run([*compiler(variant), f"-print-file-name={name}"]).stdout.strip()
+    done = subprocess.run(
+        [sys.executable, "-c", _LAUNCHER, library, sys.executable, *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=Path(__file__).parent.parent.parent,
+        env={
+            **os.environ,
+            **_OPTIONS,
+            "ZG_KERNEL_BUILD": variant,
+            "PYTHONMALLOC": "malloc",  # so that bytes objects have their bounds checked
+            "OPENBLAS_NUM_THREADS": "1",
+            **environ,
+        },
+    )
+    return done.returncode, done.stdout
+
+
 # -- building ----------------------------------------------------------------------------------
 
 
@@ -192,7 +247,7 @@ def compiler(variant: str = "plain") -> tuple[str, ...]:
 
 @cache
 def _version(words: tuple[str, ...]) -> str:
-    return subprocess.run([*words, "--version"], capture_output=True, text=True, check=True).stdout
+    return _run([*words, "--version"]).stdout
 
 
 def _is_gcc(words: tuple[str, ...]) -> bool:
@@ -233,10 +288,16 @@ def _built(path: Path, text: str, variant: str) -> Path:
 
 def _compile(command: list[str], out: Path) -> None:
     partial = out.with_name(f"{out.name}.{os.getpid()}")
-    done = subprocess.run([*command, "-o", str(partial)], capture_output=True, text=True)
+    done = _run([*command, "-o", str(partial)])
     if done.returncode:
         raise RuntimeError(f"{shlex.join(command)}\n{done.stderr}")
     partial.replace(out)
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Runs the compiler, which is not to be watched by the sanitizer of this process."""
+    environ = {name: text for name, text in os.environ.items() if name != "LD_PRELOAD"}
+    return subprocess.run(command, capture_output=True, text=True, env=environ)
 
 
 @cache

@@ -13,7 +13,14 @@
 #define __device__
 #define __host__
 #define __constant__
-#define __shared__ static __attribute__((section("zg_shared")))
+// The runtime fills shared memory before every block, so it has to find all of it. GCC ignores the
+// section of variables in templates, and AddressSanitizer does not watch thread-local ones. "used":
+// the compiler may not conclude that memory which nobody writes is zero.
+#if defined(ZG_ASAN) || defined(ZG_TSAN)
+#define __shared__ static __attribute__((section("zg_shared"), used))
+#else
+#define __shared__ static thread_local __attribute__((used))
+#endif
 #define __launch_bounds__(...)
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))

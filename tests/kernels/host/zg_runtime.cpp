@@ -6,6 +6,7 @@
 
 #include "zg_abi.h"
 
+#include <link.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <string.h>
@@ -15,10 +16,36 @@
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
 
-// The linker brackets the section; this variable makes it exist.
-static char zg_section_exists __attribute__((section("zg_shared"), used));
+// Shared memory: a section, which the linker brackets, or the thread-local storage of this library.
+// The variable makes it exist.
+static char *shared_begin, *shared_end;
+#if defined(ZG_ASAN) || defined(ZG_TSAN)
+static char exists __attribute__((section("zg_shared"), used));
 extern "C" char __start_zg_shared[] __attribute__((visibility("hidden")));
 extern "C" char __stop_zg_shared[] __attribute__((visibility("hidden")));
+static void find_shared() {
+    shared_begin = __start_zg_shared;
+    shared_end = __stop_zg_shared;
+}
+#else
+static thread_local volatile char exists;
+static int find_in(dl_phdr_info* library, size_t, void*) {
+    char* begin = (char*)library->dlpi_tls_data;
+    if (!begin || &exists < begin) return 0;
+    for (int i = 0; i < library->dlpi_phnum; i++) {
+        size_t size = library->dlpi_phdr[i].p_memsz;
+        if (library->dlpi_phdr[i].p_type != PT_TLS || &exists >= begin + size) continue;
+        shared_begin = begin;
+        shared_end = begin + size;
+        return 1;
+    }
+    return 0;
+}
+static void find_shared() {
+    exists = 1;  // allocates the storage
+    dl_iterate_phdr(find_in, nullptr);
+}
+#endif
 
 namespace zg {
 
@@ -290,10 +317,10 @@ void reset_block() {
         }
     }
     // Volatile, so that it does not become a call of memset, which AddressSanitizer would check.
-    volatile char* at = __start_zg_shared;
-    for (; (uintptr_t)at % 8 && at < __stop_zg_shared; at++) *at = (char)0xa5;
-    for (; at + 8 <= __stop_zg_shared; at += 8) *(volatile uint64_t*)at = 0xa5a5a5a5a5a5a5a5u;
-    for (; at < __stop_zg_shared; at++) *at = (char)0xa5;
+    volatile char* at = shared_begin;
+    for (; (uintptr_t)at % 8 && at < shared_end; at++) *at = (char)0xa5;
+    for (; at + 8 <= shared_end; at += 8) *(volatile uint64_t*)at = 0xa5a5a5a5a5a5a5a5u;
+    for (; at < shared_end; at++) *at = (char)0xa5;
 }
 
 void run_block(uint64_t number) {
@@ -461,6 +488,7 @@ ZG_API const char* zg_launch(const char* name, const unsigned* grid, const unsig
     for (int t = 0; t < launch.threads; t++)
         position[t] = {t % block[0], t / block[0] % block[1], t / block[0] / block[1]};
     fiber_body = serve;
+    find_shared();
     current = previous = &main_fiber;
 #if defined(ZG_TSAN)
     main_fiber.sanitizer = __tsan_get_current_fiber();
