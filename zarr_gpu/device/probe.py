@@ -29,13 +29,13 @@ def copies(cupy: Any, pinned: NDArray, seconds: float) -> dict[str, float]:
     """Bytes per second from page-locked memory to the device, and inside the device."""
     runtime, nbytes = cupy.cuda.runtime, pinned.nbytes
     stream = cupy.cuda.Stream(non_blocking=True)
-    a, b = (cupy.empty(nbytes, "u1").data.ptr for _ in "ab")
+    first, second = (cupy.empty(nbytes, "u1") for _ in range(2))
 
     def copy(target: int, source: int, kind: int) -> Callable[[], None]:
         return lambda: runtime.memcpyAsync(target, source, nbytes, kind, stream.ptr)
 
-    upload = copy(a, pinned.ctypes.data, runtime.memcpyHostToDevice)
-    inside = copy(b, a, runtime.memcpyDeviceToDevice)
+    upload = copy(first.data.ptr, pinned.ctypes.data, runtime.memcpyHostToDevice)
+    inside = copy(second.data.ptr, first.data.ptr, runtime.memcpyDeviceToDevice)
     return {
         "host_to_device": rate(upload, stream.synchronize, nbytes, seconds / 2),
         "device_to_device": rate(inside, stream.synchronize, nbytes, seconds / 2),
