@@ -99,21 +99,23 @@ __device__ void copy(u8* out, const u8* in, u64 nbytes) {
     for (u64 i = behind + threadIdx.x; i < nbytes; i += blockDim.x) out[i] = in[i];
 }
 
-// What is not shuffled: the whole row, or the bytes behind its last element.
-__device__ void copy_row(Part& part) {
-    part.slice(part.nbytes);
+// What a tile has to copy: its share of the row if that is not shuffled at all, else the bytes
+// behind the last element, if it is the last tile.
+__device__ void copy_unshuffled(Part& part, bool whole) {
+    if (whole) {
+        part.slice(part.nbytes);
+    } else {
+        part.from = part.tile == part.tiles - 1 ? part.elements * part.size : part.nbytes;
+        part.to = part.nbytes;
+    }
     copy(part.out + part.from, part.in + part.from, part.to - part.from);
-}
-__device__ void copy_rest(const Part& part) {
-    if (part.tile != part.tiles - 1) return;
-    const u64 shuffled = part.elements * part.size;
-    copy(part.out + shuffled, part.in + shuffled, part.nbytes - shuffled);
 }
 
 // -- bytes ---------------------------------------------------------------------------------------
 
 // Elements [from, to) of any size and alignment: a thread makes 4 bytes of output at a time.
 __device__ void unshuffle_any(const Part& part, u64 from, u64 to) {
+    if (from >= to) return;
     const u32 size = part.size;
     u8 *begin = part.out + from * size, *end = part.out + to * size;
     for (u8* at = begin - (u64)begin % 4 + 4 * threadIdx.x; at < end; at += 4 * blockDim.x) {
@@ -130,9 +132,10 @@ __device__ void unshuffle_any(const Part& part, u64 from, u64 to) {
 }
 
 __device__ void shuffle_any(const Part& part, u64 from, u64 to) {
+    if (from >= to) return;
     const u32 size = part.size;
     const u64 words = (to - from + 6) / 4;  // as many as can be touched in a plane
-    for (u64 i = threadIdx.x; from < to && i < words * size; i += blockDim.x) {
+    for (u64 i = threadIdx.x; i < words * size; i += blockDim.x) {
         const u64 b = words >> 32 ? i / words : divide(i, (u32)words);
         u8* plane = part.out + b * part.elements;
         u8 *begin = plane + from, *end = plane + to;
@@ -152,10 +155,11 @@ template <int NBYTES> __device__ inline u64 load(const u8* at, bool wide) {
     return value;
 }
 
-// A thread makes 16 bytes of output at a time, from 16 / SIZE bytes of every plane.
-template <int SIZE> __device__ void unshuffle(const Part& part) {
+// A thread makes 16 bytes of output at a time, from 16 / SIZE bytes of every plane. Returns the first
+// element that is left to do.
+template <int SIZE> __device__ u64 unshuffle(const Part& part) {
     constexpr int STEP = 16 / SIZE;
-    if (!aligned(part.out, 16)) return unshuffle_any(part, part.from, part.to);
+    if (!aligned(part.out, 16)) return part.from;
     const bool wide = aligned(part.in, STEP) && part.elements % STEP == 0;
     const u64 behind = part.from + (part.to - part.from) / STEP * STEP;
     for (u64 i = part.from + threadIdx.x * STEP; i < behind; i += blockDim.x * STEP) {
@@ -170,16 +174,14 @@ template <int SIZE> __device__ void unshuffle(const Part& part) {
         }
         *(Vector*)(part.out + i * SIZE) = vector;
     }
-    unshuffle_any(part, behind, part.to);
+    return behind;
 }
 
 // A thread takes 16 bytes of input or 4 elements at a time, whatever is more.
-template <int SIZE> __device__ void shuffle(const Part& part) {
+template <int SIZE> __device__ u64 shuffle(const Part& part) {
     constexpr int STEP = SIZE == 2 ? 8 : 4;
     typedef typename Word<STEP>::type Store;
-    if (!aligned(part.out, STEP) || part.elements % STEP) {
-        return shuffle_any(part, part.from, part.to);
-    }
+    if (!aligned(part.out, STEP) || part.elements % STEP) return part.from;
     const bool wide = aligned(part.in, 16);
     const u64 behind = part.from + (part.to - part.from) / STEP * STEP;
     for (u64 i = part.from + threadIdx.x * STEP; i < behind; i += blockDim.x * STEP) {
@@ -206,7 +208,7 @@ template <int SIZE> __device__ void shuffle(const Part& part) {
             *(Store*)(part.out + b * part.elements + i) = value;
         }
     }
-    shuffle_any(part, behind, part.to);
+    return behind;
 }
 
 ZG_KERNEL __launch_bounds__(256, 4) byte_unshuffle(
@@ -214,16 +216,17 @@ ZG_KERNEL __launch_bounds__(256, 4) byte_unshuffle(
     const i64* first_tile, i64 n) {
     for (i64 tile = blockIdx.x; tile < first_tile[n]; tile += gridDim.x) {
         Part part(in_ptr, out_ptr, nbytes, typesize, first_tile, n, tile);
+        u64 done = part.from;
         switch (part.size) {
             case 0:
-            case 1: copy_row(part); continue;
-            case 2: unshuffle<2>(part); break;
-            case 4: unshuffle<4>(part); break;
-            case 8: unshuffle<8>(part); break;
-            case 16: unshuffle<16>(part); break;
-            default: unshuffle_any(part, part.from, part.to);
+            case 1: done = part.to; break;
+            case 2: done = unshuffle<2>(part); break;
+            case 4: done = unshuffle<4>(part); break;
+            case 8: done = unshuffle<8>(part); break;
+            case 16: done = unshuffle<16>(part); break;
         }
-        copy_rest(part);
+        unshuffle_any(part, done, part.to);
+        copy_unshuffled(part, part.size <= 1);
     }
 }
 
@@ -232,16 +235,17 @@ ZG_KERNEL __launch_bounds__(256, 4) byte_shuffle(
     const i64* first_tile, i64 n) {
     for (i64 tile = blockIdx.x; tile < first_tile[n]; tile += gridDim.x) {
         Part part(in_ptr, out_ptr, nbytes, typesize, first_tile, n, tile);
+        u64 done = part.from;
         switch (part.size) {
             case 0:
-            case 1: copy_row(part); continue;
-            case 2: shuffle<2>(part); break;
-            case 4: shuffle<4>(part); break;
-            case 8: shuffle<8>(part); break;
-            case 16: shuffle<16>(part); break;
-            default: shuffle_any(part, part.from, part.to);
+            case 1: done = part.to; break;
+            case 2: done = shuffle<2>(part); break;
+            case 4: done = shuffle<4>(part); break;
+            case 8: done = shuffle<8>(part); break;
+            case 16: done = shuffle<16>(part); break;
         }
-        copy_rest(part);
+        shuffle_any(part, done, part.to);
+        copy_unshuffled(part, part.size <= 1);
     }
 }
 
@@ -256,9 +260,9 @@ struct Stage {
     u32 pitch;  // words of a line
     u32 count;  // elements at a time: 32 for every word of a line
 
-    __device__ Stage(u32* staged, const Part& part) : words(staged) {
-        const u32 most = (STAGED / (10 * part.size) - 1) | 1;  // odd
-        const u64 needed = (part.to - part.from + 31) / 32;
+    __device__ Stage(u32* staged, u32 size, u64 elements) : words(staged) {
+        const u32 most = (STAGED / (10 * size) - 1) | 1;  // odd
+        const u64 needed = (elements + 31) / 32;
         const u64 rounds = (needed + most - 1) / most;
         const u32 each = rounds ? (u32)((needed + rounds - 1) / rounds) : 0;
         pitch = each | 1;
@@ -367,31 +371,9 @@ __device__ void load_elements(const Part& part, const Stage& stage, u64 first, u
     }
 }
 
-// All threads of the block call these together. True when the row is bit-shuffled at all.
+// True when the row is bit-shuffled at all.
 __device__ inline bool has_bits(const Part& part) {
     return part.size && part.size <= MAX_BIT_TYPESIZE && part.elements && part.elements % 8 == 0;
-}
-
-template <int SIZE> __device__ void bit_unshuffle_part(const Part& part, u32* staged) {
-    const Stage stage(staged, part);
-    for (u64 first = part.from; first < part.to; first += stage.count) {
-        const u32 count = (u32)smaller(stage.count, part.to - first);
-        load_planes(part, stage, first, count);
-        __syncthreads();
-        store_elements<SIZE>(part, stage, first, count);
-        __syncthreads();
-    }
-}
-
-template <int SIZE> __device__ void bit_shuffle_part(const Part& part, u32* staged) {
-    const Stage stage(staged, part);
-    for (u64 first = part.from; first < part.to; first += stage.count) {
-        const u32 count = (u32)smaller(stage.count, part.to - first);
-        load_elements<SIZE>(part, stage, first, count);
-        __syncthreads();
-        store_planes(part, stage, first, count);
-        __syncthreads();
-    }
 }
 
 ZG_KERNEL __launch_bounds__(256, 4) bit_unshuffle(
@@ -400,16 +382,24 @@ ZG_KERNEL __launch_bounds__(256, 4) bit_unshuffle(
     __shared__ u32 staged[STAGED];
     for (i64 tile = blockIdx.x; tile < first_tile[n]; tile += gridDim.x) {
         Part part(in_ptr, out_ptr, nbytes, typesize, first_tile, n, tile);
-        switch (has_bits(part) ? part.size : 0) {
-            case 0: copy_row(part); continue;
-            case 1: bit_unshuffle_part<1>(part, staged); break;
-            case 2: bit_unshuffle_part<2>(part, staged); break;
-            case 4: bit_unshuffle_part<4>(part, staged); break;
-            case 8: bit_unshuffle_part<8>(part, staged); break;
-            case 16: bit_unshuffle_part<16>(part, staged); break;
-            default: bit_unshuffle_part<0>(part, staged);
+        const bool whole = !has_bits(part);
+        const u64 end = whole ? part.from : part.to;
+        const Stage stage(staged, whole ? 1 : part.size, end - part.from);
+        for (u64 first = part.from; first < end; first += stage.count) {
+            const u32 count = (u32)smaller(stage.count, end - first);
+            load_planes(part, stage, first, count);
+            __syncthreads();
+            switch (part.size) {
+                case 1: store_elements<1>(part, stage, first, count); break;
+                case 2: store_elements<2>(part, stage, first, count); break;
+                case 4: store_elements<4>(part, stage, first, count); break;
+                case 8: store_elements<8>(part, stage, first, count); break;
+                case 16: store_elements<16>(part, stage, first, count); break;
+                default: store_elements<0>(part, stage, first, count);
+            }
+            __syncthreads();
         }
-        copy_rest(part);
+        copy_unshuffled(part, whole);
     }
 }
 
@@ -419,15 +409,23 @@ ZG_KERNEL __launch_bounds__(256, 4) bit_shuffle(
     __shared__ u32 staged[STAGED];
     for (i64 tile = blockIdx.x; tile < first_tile[n]; tile += gridDim.x) {
         Part part(in_ptr, out_ptr, nbytes, typesize, first_tile, n, tile);
-        switch (has_bits(part) ? part.size : 0) {
-            case 0: copy_row(part); continue;
-            case 1: bit_shuffle_part<1>(part, staged); break;
-            case 2: bit_shuffle_part<2>(part, staged); break;
-            case 4: bit_shuffle_part<4>(part, staged); break;
-            case 8: bit_shuffle_part<8>(part, staged); break;
-            case 16: bit_shuffle_part<16>(part, staged); break;
-            default: bit_shuffle_part<0>(part, staged);
+        const bool whole = !has_bits(part);
+        const u64 end = whole ? part.from : part.to;
+        const Stage stage(staged, whole ? 1 : part.size, end - part.from);
+        for (u64 first = part.from; first < end; first += stage.count) {
+            const u32 count = (u32)smaller(stage.count, end - first);
+            switch (part.size) {
+                case 1: load_elements<1>(part, stage, first, count); break;
+                case 2: load_elements<2>(part, stage, first, count); break;
+                case 4: load_elements<4>(part, stage, first, count); break;
+                case 8: load_elements<8>(part, stage, first, count); break;
+                case 16: load_elements<16>(part, stage, first, count); break;
+                default: load_elements<0>(part, stage, first, count);
+            }
+            __syncthreads();
+            store_planes(part, stage, first, count);
+            __syncthreads();
         }
-        copy_rest(part);
+        copy_unshuffled(part, whole);
     }
 }
