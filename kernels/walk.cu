@@ -55,7 +55,7 @@ __device__ inline bool read_container(u64 ptr, u64 size, u64 expected, Container
     c.shuffle = (flags & SHUFFLE) && c.typesize > 1 ? 1 : flags & BITSHUFFLE ? 2 : 0;
     c.splits = 1;
     if (at[0] != 2 || at[1] != 1 || (flags & RESERVED) || c.codec > 4) return false;
-    if (c.nbytes < 0 || (u64)c.nbytes != expected) return false;
+    if ((u64)c.nbytes != expected) return false;
     if (c.cbytes < HEADER || (u64)c.cbytes > size) return false;
     if (c.stored) return c.cbytes == c.nbytes + HEADER;
     if (c.nbytes == 0) return true;

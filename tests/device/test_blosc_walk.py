@@ -2,6 +2,7 @@
 
 import os
 import struct
+import tracemalloc
 import zlib
 from time import monotonic
 
@@ -10,7 +11,7 @@ import pytest
 from numcodecs import blosc as library
 from numcodecs import lz4, zstd
 
-from tests.device.waves import FIELD, containers, wave
+from tests.device.waves import FIELD, containers, cut_short, wave
 from zarr_gpu.codecs.blosc import SHUFFLES, parse_container, unfilter
 from zarr_gpu.device import frames
 from zarr_gpu.device.blosc import LZ4, ZLIB, ZSTD, walk
@@ -61,15 +62,18 @@ def check_row(table, row, chunk, expected, offset):
     return True
 
 
-def check(chunks, seed=0):
+def check_wave(these):
     """All rows of a wave; returns how many are good."""
-    these = wave(chunks, seed)
     table = walk(*these.columns)
     assert table.first_stream[-1] == len(table.streams) == len(table.raw)
     return sum(
         check_row(table, row, chunk, expected, int(these.offset[row]))
-        for row, (chunk, expected) in enumerate(chunks)
+        for row, (chunk, expected) in enumerate(these.chunks)
     )
+
+
+def check(chunks, seed=0):
+    return check_wave(wave(chunks, seed))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -127,10 +131,23 @@ def test_every_flag_and_typesize():
     assert 256 < check(chunks) < 900
 
 
-def test_every_length():
-    fine = patched(4, 9000)
-    assert check([(fine[:n], 9000) for n in range(0, len(fine), 3)]) == 0
-    assert check([(fine + bytes(n), 9000) for n in range(5)]) == 5
+def test_containers_cut_short():
+    assert check_wave(cut_short(patched(4, 9000), 9000)) == 1
+
+
+def test_bytes_behind_containers():
+    assert check([(patched(4, 9000) + bytes(n), 9000) for n in range(5)]) == 5
+
+
+def test_table_of_blocks_is_not_believed_before_it_is_there():
+    """Sixteen million blocks of a byte in a container of 16 bytes."""
+    chunk = struct.pack("<BBBBiii", 2, 1, 0, 1, 1 << 24, 1, 16)
+    tracemalloc.start()
+    try:
+        assert check([(chunk, 1 << 24)]) == 0
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_broken_rows_leave_the_others_alone():

@@ -49,6 +49,18 @@ def wave(chunks, seed=0):
     )
 
 
+def cut_short(chunk, expected):
+    """All beginnings of a chunk; what is missing follows in the buffer."""
+    n = np.arange(len(chunk) + 1)
+    return Wave(
+        [(chunk[:i], expected) for i in n],
+        np.frombuffer(chunk, np.uint8),
+        np.zeros_like(n),
+        n,
+        np.full_like(n, expected),
+    )
+
+
 # -- Blosc ----------------------------------------------------------------------------------------
 
 
@@ -251,10 +263,12 @@ ODD_FRAMES = {
     "empty frame": (EMPTY, 0),
     "empty frame first": (EMPTY + frame([RAW]), 100),
     "empty frame without size": (frame([block(0, 0, b"")]) + SIZED, 100),
+}  # fmt: skip
+LONG_FRAMES = {
     "many blocks": (frame([block(1, 2, b"x", last=0)] * 4095 + [block(1, 2, b"x")]), 8192),
     "too many blocks": (frame([block(1, 2, b"x", last=0)] * 4096 + [block(1, 2, b"x")]), 8194),
     "too many skippable frames": (skippable(0) * 4096 + frame([RAW]), 100),
-}  # fmt: skip
+}
 
 
 def zstd_chunks(seed, count):

@@ -68,8 +68,10 @@ class _Headers:
     stored: Bools
     full: Int64
     """Blocks of ``blocksize``."""
+    blocks: Int64
+    """All blocks: there may be a shorter one at the end."""
     rest: Int64
-    """Bytes of the last block, if it is shorter."""
+    """Bytes of that one."""
 
 
 _HEADER = np.dtype(
@@ -95,7 +97,7 @@ def walk(data: NDArray, offset: Int64, nbytes: Int64, expected: Int64) -> BloscT
         good = good.copy()
         good[broken] = False
         streams = streams.take(good[streams.row])
-    count = np.where(good, head.full * head.splits + (head.rest > 0), 0)
+    count = (head.full * head.splits + head.blocks - head.full) * good
     first = np.zeros(len(offset) + 1, np.int64)
     np.cumsum(count, out=first[1:])
     return BloscTable(
@@ -123,7 +125,7 @@ def _read_headers(data: NDArray, offset: Int64, room: Int64, expected: Int64) ->
     )
     good &= (head["version"] == 2) & (head["codec_version"] == 1)
     good &= (flags & _RESERVED == 0) & (flags >> 5 <= ZSTD)
-    good &= (nbytes >= 0) & (nbytes == expected) & (cbytes >= HEADER_NBYTES) & (cbytes <= room)
+    good &= (nbytes == expected) & (cbytes <= room)
     stored = flags & _STORED != 0
     good &= ~stored | (cbytes == nbytes + HEADER_NBYTES)
     coded = ~stored & (nbytes > 0)
@@ -133,7 +135,8 @@ def _read_headers(data: NDArray, offset: Int64, room: Int64, expected: Int64) ->
     split = coded & (flags & _DONT_SPLIT == 0) & (typesize <= 16) & (blocksize // element >= 128)
     good &= ~(split & (blocksize % element != 0))
     full, rest = np.divmod(np.where(coded, nbytes, 0), np.where(coded, blocksize, 1))
-    good &= HEADER_NBYTES + 4 * (full + (rest > 0)) <= cbytes
+    blocks = full + (rest > 0)
+    good &= HEADER_NBYTES + 4 * blocks <= cbytes
     return _Headers(
         good=good,
         nbytes=nbytes,
@@ -145,13 +148,14 @@ def _read_headers(data: NDArray, offset: Int64, room: Int64, expected: Int64) ->
         codec=flags >> 5,
         stored=stored,
         full=full * good,
-        rest=rest * good,
+        blocks=blocks * good,
+        rest=rest,
     )
 
 
 def _walk_blocks(data: NDArray, offset: Int64, head: _Headers) -> tuple[StreamTable, Int64]:
     """All streams of good headers, and the rows of which a block is broken."""
-    blocks = head.full + (head.rest > 0)
+    blocks = head.blocks
     row = np.repeat(np.arange(len(offset)), blocks)
     number = np.arange(len(row)) - np.repeat(np.cumsum(blocks) - blocks, blocks)
     short = number == head.full[row]
@@ -184,30 +188,27 @@ def _chain(
     end = base + head.cbytes[row]
     broken: list[Int64] = []
 
-    def keep(ok: Bools) -> None:
+    def keep(these: Bools) -> None:
         nonlocal row, at, end, first, count
-        row, at, end, first, count = row[ok], at[ok], end[ok], first[ok], count[ok]
-
-    def check(ok: Bools) -> None:
-        if not ok.all():
-            broken.append(row[~ok])
-            keep(ok)
+        if not these.all():
+            row, at, end, first, count = (x[these] for x in (row, at, end, first, count))
 
     # Blocks are in any order, but none begins inside the table of offsets.
-    table = HEADER_NBYTES + 4 * (head.full + (head.rest > 0))
-    check(at >= base + table[row])
+    ok = at >= base + HEADER_NBYTES + 4 * head.blocks[row]
+    broken.append(row[~ok])
+    keep(ok)
     start, nbytes = into
     for split in range(int(count.max(initial=0))):
-        more = count > split
-        if not more.all():
-            keep(more)
-        check(at <= end - 4)
+        keep(count > split)
         size = window(data, at, "<i4").astype(np.int64)
-        ok = (size > 0) & (size <= end - at - 4)
-        check(ok)
-        if len(size) != len(row):
+        at = at + 4
+        # What was read behind the end of the container is larger than what is left of it.
+        ok = (size > 0) & (size <= end - at)
+        if not ok.all():
+            broken.append(row[~ok])
             size = size[ok]
-        start[first + split] = at + 4
+            keep(ok)
+        start[first + split] = at
         nbytes[first + split] = size
-        at = at + 4 + size
-    return np.concatenate(broken) if broken else np.zeros(0, np.int64)
+        at = at + size
+    return np.concatenate(broken)

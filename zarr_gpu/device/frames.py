@@ -331,17 +331,17 @@ def _enter(data: NDArray, here: _Cursors, left: Int64) -> None:
     if here.inside.all():
         return
     which = np.flatnonzero(~here.inside)
-    at, room = here.at[which], here.end[which] - here.at[which]
+    at = here.at[which]
     head = window(data, at, _FRAME)
     magic, descriptor = head["magic"], head["descriptor"].astype(np.int64)
-    skippable = (magic & 0xFFFFFFF0 == _SKIPPABLE) & (room >= 8)
+    skippable = magic & 0xFFFFFFF0 == _SKIPPABLE
     single = (descriptor >> 5 & 1).astype(bool)
     number_at = at + np.where(single, 5, 6)
     number_nbytes = _DICTIONARY_NBYTES[descriptor & 3]
     content_at = number_at + number_nbytes
     content_nbytes = np.where(descriptor >> 6, _CONTENT_NBYTES[descriptor >> 6], single)
     blocks_at = content_at + content_nbytes
-    ok = (magic == _MAGIC) & (descriptor & 8 == 0) & (blocks_at - at <= room)
+    ok = (magic == _MAGIC) & (descriptor & 8 == 0)
     if number_nbytes.any():
         ok &= window(data, np.minimum(number_at, data.size - 1), "<u4") & _MASK[number_nbytes] == 0
     content = window(data, np.minimum(content_at, data.size - 1), "<u8") & _MASK[content_nbytes]
@@ -352,10 +352,10 @@ def _enter(data: NDArray, here: _Cursors, left: Int64) -> None:
     largest = np.where(single, content, base + (base >> 3) * (head["window"] & 7))
     ok &= single | (largest <= MAX_WINDOW_NBYTES)
     ok &= (content == _UNKNOWN) | (content > 0) & (content <= left[here.row[which]])
-    here.ok[which] = ok | skippable
-    here.inside[which] = ok & ~skippable
-    here.at[which] = np.where(skippable, at + 8 + head["skip"], blocks_at)
-    here.ok[which] &= here.at[which] <= here.end[which]
+    end = np.where(skippable, at + 8 + head["skip"], blocks_at)
+    here.ok[which] = (ok | skippable) & (end <= here.end[which])
+    here.inside[which] = here.ok[which] & ~skippable
+    here.at[which] = end
     here.start[which] = at
     here.content[which] = content
     here.checksum[which] = descriptor & 4
