@@ -94,18 +94,10 @@ class ElementStep:
         return (counts * self.stored_bits + 7) // 8 + self.extra_nbytes
 
     def arguments(
-        self,
-        in_ptr: int,
-        out_ptr: int,
-        count: int,
-        first_tile: int,
-        status: int,
-        n: int,
-        table: int = 0,
+        self, columns: tuple[int, int, int, int, int], n: int, table: int = 0
     ) -> tuple[Any, ...]:
-        """All arguments of the kernel: addresses of the columns, of ``table``, and its own."""
-        tail = (table,) if self.kernel in _TABLES else ()
-        return (in_ptr, out_ptr, count, first_tile, status, n, *self.args, *tail)
+        """All of the kernel; addresses: in_ptr, out_ptr, count, first_tile, status; ``table``."""
+        return (*columns, n, *self.args, *((table,) if self.kernel in _TABLES else ()))
 
 
 def launch(step: ElementStep, counts: Int64) -> tuple[int, int, Int64]:
@@ -151,7 +143,8 @@ def _name(codec: Codec) -> str:
 def _decide(
     codec: Codec, decoded: ChunkSpec | None, encoded: ChunkSpec | None, size: Size | None
 ) -> ElementStep | str:
-    if isinstance(codec, NumcodecsCodec):
+    # Classes derived from these may decode in another way.
+    if type(codec) is NumcodecsCodec:
         step = _filter_on_bytes(codec)
         if isinstance(step, ElementStep) and size is not None:
             if not size.exact:
@@ -159,7 +152,6 @@ def _decide(
             if size.limit % step.nbytes:
                 return f"{size.limit} bytes are no elements of {step.nbytes} bytes"
         return step
-    # Classes derived from these may decode in another way.
     if type(codec) is BytesCodec and decoded is not None:
         return _sanitized(decoded)
     if type(codec) is PackBitsCodec and decoded is not None:
@@ -218,7 +210,8 @@ def _looked_up(decode: Decode, nbytes: int, dubious: NDArray | None = None) -> E
 def _try(decode: Decode, values: NDArray, out: NDArray, bad: NDArray) -> None:
     """Fills ``out``; halves the values until those that are refused are alone."""
     try:
-        result = np.ascontiguousarray(decode(values))
+        with np.errstate(all="ignore"):
+            result = np.ascontiguousarray(decode(values))
     except CodecError:
         if len(values) == 1:
             bad[...] = True
@@ -269,11 +262,11 @@ def _fixed_scale_offset(
         with np.errstate(all="ignore"):
             quotient = np.ones(1, stored) / scale
             computed = (quotient + offset).dtype
+            if quotient.dtype != computed or computed not in (np.float32, np.float64):
+                return f"computed in {quotient.dtype} and {computed}"
             constants = [float(np.asarray(x, computed)) for x in (scale, offset)]
     except (TypeError, ValueError, OverflowError) as error:
         return str(error)
-    if quotient.dtype != computed or computed not in (np.float32, np.float64):
-        return f"computed in {quotient.dtype} and {computed}"
     if not np.isfinite(constants).all() or not constants[0]:
         return f"scale {scale} and offset {offset} in {computed}"
     if stored.kind not in "iuf":
