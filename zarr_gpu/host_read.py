@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -27,6 +28,27 @@ SPARSE_NBYTES = 64 << 10
 """Selections of uncompressed chunks that span less are read as one range, however sparse."""
 
 
+@dataclass(frozen=True, slots=True)
+class ReadLimits:
+    """How much is fetched at once: objects per call, and how ranges of a shard are merged."""
+
+    batch: int
+    max_gap: int
+    max_bytes: int
+
+    @classmethod
+    def of(cls, layout: ArrayLayout, store: Store, settings: ArrayConfig) -> ReadLimits:
+        window = config.current.memory_window_bytes
+        max_gap = settings.sharding_coalesce_max_gap_bytes
+        return cls(
+            batch=1 if store.local else max(1, min(64, window // (64 * leaf_nbytes(layout)))),
+            max_gap=min(max_gap, LOCAL_GAP) if store.local else max_gap,
+            max_bytes=min(
+                settings.sharding_coalesce_max_bytes, max(1, window // workers.thread_count())
+            ),
+        )
+
+
 class ReadJob:
     """One read: shared, read-only state of its tasks."""
 
@@ -44,13 +66,7 @@ class ReadJob:
         self.assembler = Assembler(plan)
         self.errors = ChunkErrors(layout)
         self.same_dtype = out.dtype == layout.dtype and plan.fields is None
-        window = config.current.memory_window_bytes
-        self.batch = 1 if store.local else max(1, min(64, window // (64 * leaf_nbytes(layout))))
-        self.max_gap = settings.sharding_coalesce_max_gap_bytes
-        if store.local:
-            self.max_gap = min(self.max_gap, LOCAL_GAP)
-        threads = workers.thread_count()
-        self.max_bytes = min(settings.sharding_coalesce_max_bytes, max(1, window // threads))
+        self.limits = ReadLimits.of(layout, store, settings)
 
     # -- objects that are one chunk ---------------------------------------------------------------
 
@@ -67,10 +83,11 @@ class ReadJob:
         whole = np.zeros(len(keys), np.bool_)
         if chain.raw is not None and not self.store.local:
             whole = self.plan.complete(segment)
-        for first in range(0, len(keys), self.batch):
-            some = slice(first, first + self.batch)
-            fetch = self.batch > 1 and uniform and (chain.raw is None or whole[some].all())
-            fetched = self._fetch(keys[some], chain) if fetch else None
+        batch = self.limits.batch
+        for first in range(0, len(keys), batch):
+            some = slice(first, first + batch)
+            fetch = batch > 1 and uniform and (chain.raw is None or whole[some].all())
+            fetched = get_objects(self.store, keys[some], chain) if fetch else None
             for i, (key, row) in enumerate(zip(keys[some], rows_list[some], strict=True)):
                 if coords is not None:
                     chain = self.layout.levels_at(coords[first + i]).leaf
@@ -89,16 +106,6 @@ class ReadJob:
                     self._fill(row, key)
                 else:
                     self._decode(data, row, chain, key, None)
-
-    def _fetch(self, keys: list[str], chain: BoundChain) -> list[Bytes | None] | None:
-        """Whole objects of a store with latency, in one call."""
-        n = len(keys)
-        try:
-            return self.store.get_many(
-                keys, np.zeros(n, np.int64), np.full(n, -1, np.int64), limit=chain.stored.limit
-            )
-        except LimitError:
-            return None  # one by one, to find out which
 
     def _fill(self, row: Sequence[int], key: str) -> None:
         if not self.settings.read_missing_chunks:
@@ -156,15 +163,7 @@ class ReadJob:
             return
         with reader:
             if reader.size != raw.nbytes:
-                raise self.errors.decoding(
-                    CodecError(
-                        "stored chunk of impossible size",
-                        codec=chain.chain.array_bytes.name,
-                        expected=f"{raw.nbytes} bytes",
-                        found=f"{reader.size} bytes",
-                    ),
-                    key,
-                )
+                raise self.errors.decoding(impossible_size(chain, reader.size), key)
             self._read_raw(reader, 0, row, chain, raw)
 
     def _read_raw(
@@ -218,7 +217,9 @@ class ReadJob:
             levels = self.layout.levels_at(coords.tolist())
             slots = self.placement.slots[:, rows]
             try:
-                offset, nbytes = self._inner_ranges(levels.layouts, reader, slots, key)
+                offset, nbytes = inner_ranges(
+                    levels.layouts, reader, slots, (self.store.identity, key)
+                )
             except CodecError as error:
                 raise self.errors.decoding(error, key) from error
             present = offset >= 0
@@ -227,23 +228,6 @@ class ReadJob:
             self._read_inner(
                 reader, offset[present], nbytes[present], segment[present], levels.leaf, key
             )
-
-    def _inner_ranges(
-        self, layouts: Sequence[ShardLayout], reader: Reader, slots: Int64, key: str
-    ) -> tuple[Int64, Int64]:
-        """Offset (-1: missing) and nbytes of the chunks in ``slots``, shape (levels, n)."""
-        cache_key: Hashable = (self.store.identity, key)
-        if len(layouts) == 1:
-            found = read_index(layouts[0], reader, (cache_key, 0, 0))[slots[0]]
-            missing = found[:, 0] == MISSING
-            columns = np.where(missing[:, None], np.uint64(0), found).astype(np.int64)
-            return np.where(missing, -1, columns[:, 0]), columns[:, 1]
-        out = np.full((2, slots.shape[1]), -1, np.int64)
-        for i, slot in enumerate(slots.T.tolist()):
-            place = inner_range(layouts, reader, slot, cache_key)
-            if place is not None:
-                out[:, i] = place
-        return out[0], out[1]
 
     def _read_inner(
         self,
@@ -256,34 +240,94 @@ class ReadJob:
     ) -> None:
         raw = chain.raw
         rows = segment.tolist()
-        if raw is not None and len(rows) and (nbytes != raw.nbytes).any():
-            bad = int(np.flatnonzero(nbytes != raw.nbytes)[0])
-            error = CodecError(
-                "inner chunk of impossible size",
-                codec=chain.chain.array_bytes.name,
-                expected=f"{raw.nbytes} bytes",
-                found=f"{nbytes[bad]} bytes",
-            )
-            raise self.errors.decoding(error, key, (int(offset[bad]), int(nbytes[bad])))
+        if raw is not None:
+            check_inner_sizes(self.errors, chain, offset, nbytes, key)
         if raw is not None and self.store.local:
             for base, row in zip(offset.tolist(), rows, strict=True):
                 self._read_raw(reader, base, row, chain, raw)
             return
-        for start, data, members in _read_groups(
-            reader, offset, nbytes, self.max_gap, self.max_bytes, one=self.store.local
-        ):
-            view = memoryview(data)
-            for i in members:
-                at, n = int(offset[i]), int(nbytes[i])
-                part = view[at - start : at - start + n]
-                self._decode(part, rows[i], chain, key, (at, n))
+        for i, part in read_ranges(reader, offset, nbytes, self.limits, one=self.store.local):
+            self._decode(part, rows[i], chain, key, (int(offset[i]), int(nbytes[i])))
+
+
+# -- what reading on a device does alike --------------------------------------------------------
+
+
+def get_objects(store: Store, keys: Sequence[str], chain: BoundChain) -> list[Bytes | None] | None:
+    """Whole objects of a store with latency, in one call; None when one of them is too large."""
+    n = len(keys)
+    try:
+        return store.get_many(
+            keys, np.zeros(n, np.int64), np.full(n, -1, np.int64), limit=chain.stored.limit
+        )
+    except LimitError:
+        return None  # one by one, to find out which
+
+
+def impossible_size(chain: BoundChain, nbytes: int) -> CodecError:
+    """An object of ``nbytes`` cannot be a chunk of ``chain``; its decoder says the same."""
+    size = chain.stored
+    return CodecError(
+        "stored chunk of impossible size",
+        codec=chain.chain.codecs[-1].name,
+        expected=f"{'' if size.exact else 'at most '}{size.limit} bytes",
+        found=f"{nbytes} bytes",
+    )
+
+
+def check_inner_sizes(
+    errors: ChunkErrors, chain: BoundChain, offset: Int64, nbytes: Int64, key: str
+) -> None:
+    """Raise ChunkDecodeError when a part of a shard cannot be an uncompressed chunk."""
+    bad = np.flatnonzero(nbytes != chain.stored.limit)
+    if len(bad):
+        at, n = int(offset[bad[0]]), int(nbytes[bad[0]])
+        error = CodecError(
+            "inner chunk of impossible size",
+            codec=chain.chain.array_bytes.name,
+            expected=f"{chain.stored.limit} bytes",
+            found=f"{n} bytes",
+        )
+        raise errors.decoding(error, key, (at, n))
+
+
+def inner_ranges(
+    layouts: Sequence[ShardLayout], reader: Reader, slots: Int64, cache_key: Hashable
+) -> tuple[Int64, Int64]:
+    """Offset (-1: missing) and nbytes of the chunks in ``slots``, shape (levels, n)."""
+    if len(layouts) == 1:
+        found = read_index(layouts[0], reader, (cache_key, 0, 0))[slots[0]]
+        missing = found[:, 0] == MISSING
+        columns = np.where(missing[:, None], np.uint64(0), found).astype(np.int64)
+        return np.where(missing, -1, columns[:, 0]), columns[:, 1]
+    out = np.full((2, slots.shape[1]), -1, np.int64)
+    for i, slot in enumerate(slots.T.tolist()):
+        place = inner_range(layouts, reader, slot, cache_key)
+        if place is not None:
+            out[:, i] = place
+    return out[0], out[1]
+
+
+def read_ranges(
+    reader: Reader, offset: Int64, nbytes: Int64, limits: ReadLimits, *, one: bool
+) -> Iterator[tuple[int, memoryview]]:
+    """The bytes of each range, by number, in the order in which they lie in the object.
+
+    Close ranges are read as one; the reads are done one by one or as bounded batches.
+    """
+    for start, data, members in _read_groups(reader, offset, nbytes, limits, one=one):
+        view = memoryview(data)
+        for i in members:
+            first = int(offset[i]) - start
+            yield i, view[first : first + int(nbytes[i])]
 
 
 def _read_groups(
-    reader: Reader, offset: Int64, nbytes: Int64, max_gap: int, max_bytes: int, *, one: bool
+    reader: Reader, offset: Int64, nbytes: Int64, limits: ReadLimits, *, one: bool
 ) -> Iterator[tuple[int, Bytes, list[int]]]:
-    """Coalesced reads: ``(start, bytes, which ranges lie in them)``, as bounded batches."""
-    starts, lengths, group = coalesce(offset, nbytes, max_gap, max_bytes)
+    """Coalesced reads: ``(start, bytes, which ranges lie in them)``."""
+    max_bytes = limits.max_bytes
+    starts, lengths, group = coalesce(offset, nbytes, limits.max_gap, max_bytes)
     members: list[list[int]] = [[] for _ in range(len(starts))]
     for i, g in enumerate(group.tolist()):
         members[g].append(i)
