@@ -57,8 +57,8 @@ def start(step, columns, blocks, threads, schedule="forward"):
     n = len(columns[0])
     status = np.zeros(n, np.int32)
     table = np.frombuffer(step.table, np.uint64).copy()
-    addresses = tuple(column.ctypes.data for column in (*columns, status))
-    args = step.arguments(addresses, n, table.ctypes.data)
+    addresses = (column.ctypes.data for column in (*columns, status))
+    args = step.arguments(*addresses, n, table.ctypes.data)
     module = load("elements")
     module.schedule = schedule
     function = module.get_function(step.kernel)
@@ -149,7 +149,7 @@ def test_a_status_is_never_lowered():
     out_ptr = np.array([out.ctypes.data] * 2, np.uint64)
     status = np.array([12, 999], np.int32)  # of an earlier step
     columns = (in_ptr, out_ptr, counts, first_tile, status)
-    args = kernels.pack("astype", step.arguments(tuple(c.ctypes.data for c in columns), 2))
+    args = kernels.pack("astype", step.arguments(*(c.ctypes.data for c in columns), 2))
     load("elements").get_function("astype")((blocks,), (threads,), args)
     assert status.tolist() == [12, 999]
 

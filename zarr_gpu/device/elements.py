@@ -94,10 +94,18 @@ class ElementStep:
         return (counts * self.stored_bits + 7) // 8 + self.extra_nbytes
 
     def arguments(
-        self, columns: tuple[int, int, int, int, int], n: int, table: int = 0
+        self,
+        in_ptr: Any,
+        out_ptr: Any,
+        count: Any,
+        first_tile: Any,
+        status: Any,
+        n: int,
+        table: Any = 0,
     ) -> tuple[Any, ...]:
-        """All of the kernel; addresses: in_ptr, out_ptr, count, first_tile, status; ``table``."""
-        return (*columns, n, *self.args, *((table,) if self.kernel in _TABLES else ()))
+        """All arguments of the kernel: addresses of the columns, of ``table``, and its own."""
+        tail = (table,) if self.kernel in _TABLES else ()
+        return (in_ptr, out_ptr, count, first_tile, status, n, *self.args, *tail)
 
 
 def launch(step: ElementStep, counts: Int64) -> tuple[int, int, Int64]:
@@ -388,23 +396,13 @@ def _bits(value: Any, data_type: DataType) -> bytes:
     return np.asarray(value, data_type.dtype.newbyteorder("=")).tobytes().ljust(8, b"\0")
 
 
-def _bit_round(codec: BitRoundCodec, decoded: ChunkSpec, encoded: ChunkSpec) -> ElementStep | str:
-    return _unchanged(decoded.dtype)
-
-
-def _packed_booleans(
-    codec: PackBitsFilter, decoded: ChunkSpec, encoded: ChunkSpec
-) -> ElementStep | str:
-    return _booleans()
-
-
 _ARRAY_CODECS: dict[type[Codec], Callable[[Any, ChunkSpec, ChunkSpec], ElementStep | str]] = {
     AsTypeCodec: _array_filter,
-    BitRoundCodec: _bit_round,
+    BitRoundCodec: lambda codec, decoded, encoded: _unchanged(decoded.dtype),
     CastValueCodec: _cast_value,
     DeltaCodec: _array_filter,
     FixedScaleOffsetCodec: _array_filter,
-    PackBitsFilter: _packed_booleans,
+    PackBitsFilter: lambda codec, decoded, encoded: _booleans(),
     QuantizeCodec: _array_filter,
     ScaleOffsetCodec: _scale_offset,
 }
