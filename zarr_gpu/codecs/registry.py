@@ -53,6 +53,7 @@ _NAMES = {
     "transpose": "transpose",
     "vlen-bytes": "vlen",
     "vlen-utf8": "vlen",
+    "zarrs.gdeflate": "gdeflate",
     "zfp": "zfp",
     "zstd": "zstd",
 }
