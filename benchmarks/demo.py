@@ -219,7 +219,7 @@ def round_trip(source: DataSet, layout: Layout, path: Path) -> tuple[Result, NDA
     written = time.perf_counter()
     values = zarr_gpu.open_array(path, mode="r", device="auto")[...]
     done = time.perf_counter()
-    found = get_backend("auto").to_host(values)
+    found = get_backend("auto").to_host(values, source.data.dtype)
     result = Result(
         source=source,
         layout=layout,

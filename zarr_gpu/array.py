@@ -159,7 +159,7 @@ class Array(ArrayDescription):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray:
         if copy is False:
             raise ValueError("`copy=False` is not possible: the data are read from a store")
-        data = self._backend.to_host(self[...])
+        data = self._backend.to_host(self[...], self.dtype)
         array = np.asarray(data)
         return array if dtype is None else array.astype(dtype, copy=False)
 

@@ -41,13 +41,19 @@ class Backend(Protocol):
     ) -> None:
         """Fill ``out``, of the selection's shape, completely, or raise."""
 
+    def prepare(self, value: Any, shape: Shape, dtype: np.dtype[Any]) -> Any:
+        """``value`` in ``shape`` and as ``dtype`` if it is on this backend's device, else None.
+
+        Raises ValueError when it cannot be broadcast.
+        """
+
     def write(
         self, layout: ArrayLayout, plan: Plan, store: Store, value: Any, settings: ArrayConfig
     ) -> None:
         """Store ``value``, of the selection's shape."""
 
-    def to_host(self, array: Any) -> NDArray:
-        """A NumPy array of the same elements."""
+    def to_host(self, array: Any, dtype: np.dtype[Any]) -> NDArray:
+        """A NumPy array of the same elements, which are stored as ``dtype``."""
 
 
 _host = HostBackend()

@@ -42,7 +42,7 @@ class HostBackend:
         """``out`` as a writable NumPy array that shares its memory."""
         return as_output(out, shape, dtype)
 
-    def to_host(self, array: Any) -> NDArray:
+    def to_host(self, array: Any, dtype: np.dtype[Any]) -> NDArray:
         return np.asarray(array)
 
     def read(
@@ -66,6 +66,9 @@ class HostBackend:
             job.segment, job.placement = segment, layout.place(plan, segment)
             tasks = _shard_tasks(job.placement, tasks.step)
         workers.run(task, tasks, threads)
+
+    def prepare(self, value: Any, shape: Shape, dtype: np.dtype[Any]) -> None:
+        """Nothing is done beforehand."""
 
     def write(
         self, layout: ArrayLayout, plan: Plan, store: Store, value: NDArray, settings: ArrayConfig

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from zarr_gpu import workers
-from zarr_gpu._types import Bytes, Int64, NDArray
+from zarr_gpu._types import Bools, Bytes, Int64, NDArray
 from zarr_gpu.chunk_errors import ChunkErrors
 from zarr_gpu.codecs.chain import BoundChain
 from zarr_gpu.codecs.sharding import MISSING, ShardLayout
@@ -35,6 +35,16 @@ class WriteJob:
         self.complete = plan.complete(self.segment)
         self.placement = layout.place(plan, self.segment)
 
+    def whole_objects(self) -> Bools:
+        """Which objects are written completely, so that nothing stored has to be read."""
+        first = self.placement.first
+        incomplete = np.append(0, np.cumsum(~self.complete[self.placement.rows]))
+        whole: Bools = incomplete[first[1:]] == incomplete[first[:-1]]
+        if self.layout.sharded:
+            inside = [self.layout.leaves_inside(c) for c in self.placement.objects.tolist()]
+            whole &= np.diff(first) == inside
+        return whole
+
     def write_objects(self, numbers: range) -> None:
         coords = self.placement.objects[numbers.start : numbers.stop]
         keys = self.layout.keys(coords)
@@ -44,7 +54,7 @@ class WriteJob:
             if self.complete[rows].all() and (
                 not self.layout.sharded or len(rows) == self.layout.leaves_inside(where)
             ):
-                self._finish(key, where, self._encode_object(rows, where, key, None), done)
+                self.finish(key, where, self._encode_object(rows, where, key, None), done)
             elif self.settings.concurrent_writes == "locked":
                 with self.store.lock(key):
                     self._merge_object(rows, where, key)
@@ -61,11 +71,11 @@ class WriteJob:
         except LimitError as error:
             raise self.errors.decoding(error, key) from error
         done: list[tuple[str, Bytes]] = []
-        self._finish(key, where, self._encode_object(rows, where, key, old), done)
+        self.finish(key, where, self._encode_object(rows, where, key, old), done)
         if done:
             self.store.set_many(done)
 
-    def _finish(
+    def finish(
         self, key: str, where: Sequence[int], data: Bytes | None, done: list[tuple[str, Bytes]]
     ) -> None:
         """Queue the object, or delete it when nothing but fill values is left."""

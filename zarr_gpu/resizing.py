@@ -15,6 +15,7 @@ import numpy as np
 
 from zarr_gpu import workers
 from zarr_gpu._types import Int64, Shape
+from zarr_gpu.backend import get_backend
 from zarr_gpu.chunking import parse_shape
 from zarr_gpu.config import config
 from zarr_gpu.creation import with_shape
@@ -189,7 +190,7 @@ def _fill_stored(array: Array, layout: ArrayLayout, region: tuple[slice, ...]) -
     if selection.size == 0:
         return
     objects = make_plan(selection, layout.object_axes)
-    store, backend = array.store, array._backend  # noqa: SLF001 - this module is part of Array
+    store, backend = array.store, get_backend("cpu")
 
     def clear(task: tuple[list[int], str]) -> None:
         where, key = task
@@ -204,7 +205,7 @@ def _fill_stored(array: Array, layout: ArrayLayout, region: tuple[slice, ...]) -
         plan = make_plan(selected, layout.leaf_axes)
         found = backend.empty(selected.shape, layout.dtype, "C")
         backend.read(layout, plan, store, found, array.config)
-        if not layout.data_type.equals_fill(backend.to_host(found), layout.fill_value):
+        if not layout.data_type.equals_fill(found, layout.fill_value):
             write_values(backend, layout, plan, store, layout.fill_array, array.config)
 
     keys = layout.keys(objects.chunk)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from zarr_gpu._types import NDArray, Shape
+from zarr_gpu._types import NDArray
 from zarr_gpu.backend import Backend
 from zarr_gpu.config import ArrayConfig
 from zarr_gpu.errors import UnsupportedError
@@ -74,18 +73,19 @@ def write_values(
             "would be missing from what is written"
         )
     dtype = plan_dtype(plan, layout)
-    selection = plan.selection
-    array = as_values(value, dtype, boxed=layout.data_type.kind == "object" and not selection.shape)
-    shape = selection.shape
-    while array.ndim > len(shape) and array.shape[0] == 1:  # NumPy drops leading axes of one
-        array = array[0]
-    try:
-        array = np.broadcast_to(array, shape)
-    except ValueError:
-        raise ValueError(
-            f"could not broadcast a value of shape {np.shape(value)} into a selection of "
-            f"shape {shape}"
-        ) from None
+    shape = plan.selection.shape
+    array = backend.prepare(value, shape, dtype)
+    if array is None:
+        array = as_values(value, dtype, boxed=layout.data_type.kind == "object" and not shape)
+        while array.ndim > len(shape) and array.shape[0] == 1:  # NumPy drops leading axes of one
+            array = array[0]
+        try:
+            array = np.broadcast_to(array, shape)
+        except ValueError:
+            raise ValueError(
+                f"could not broadcast a value of shape {np.shape(value)} into a selection of "
+                f"shape {shape}"
+            ) from None
     backend.write(layout, plan, store, array, settings)
 
 
@@ -93,6 +93,10 @@ def as_values(value: Any, dtype: np.dtype[Any], *, boxed: bool = False) -> NDArr
     """``value`` as an array of ``dtype``, converted as NumPy does on assignment."""
     if hasattr(value, "as_ndarray_like"):
         value = value.as_ndarray_like()
+    if hasattr(value, "__cuda_array_interface__"):
+        from zarr_gpu.device.cuda import to_numpy
+
+        value = to_numpy(value)
     if isinstance(value, np.ndarray) and value.dtype == dtype:
         return value
     if boxed:

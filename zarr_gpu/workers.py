@@ -51,7 +51,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def submit(task: Callable[[T], R], item: T) -> Future[R]:
-    """Start ``task(item)`` on another thread. Tasks may :func:`run` others, but not wait for one."""
+    """Start ``task(item)`` on another thread. It may :func:`run` others, but not wait for one."""
     return _get_pool().submit(task, item)
 
 

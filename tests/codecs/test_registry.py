@@ -26,6 +26,7 @@ V3 = {
     "packbits": ({}, "array_bytes"),
     "scale_offset": ({"scale": 2}, "array_array"),
     "cast_value": ({"data_type": "uint8"}, "array_array"),
+    "zarrs.gdeflate": ({"level": 9}, "bytes_bytes"),
     "zfp": ({"mode": "reversible"}, "array_bytes"),
     "vlen-utf8": ({}, "array_bytes"),
     "vlen-bytes": ({}, "array_bytes"),
@@ -166,7 +167,7 @@ def test_unknown_names_suggest_known_ones():
 
 def test_unknown_names_say_who_has_them():
     with pytest.raises(UnknownCodecError, match="Rust crate 'zarrs'"):
-        registry.get_codec("zarrs.gdeflate")
+        registry.get_codec("zarrs.vlen")
     with pytest.raises(UnknownCodecError, match="imagecodecs-numcodecs"):
         registry.from_v2({"id": "imagecodecs_jpeg2k"})
 

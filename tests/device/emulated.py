@@ -13,6 +13,7 @@ import bisect
 import ctypes
 import math
 import random
+import threading
 import weakref
 import zlib
 from collections import deque
@@ -105,6 +106,24 @@ class Memory:
             raise DeviceFault(f"bytes around a buffer of {self.nbytes} bytes were overwritten")
 
 
+class DeviceArray(np.ndarray):
+    """Elements that may not be there yet: no scalars are made of them, as CuPy makes none."""
+
+    def __getitem__(self, key):
+        return self if isinstance(key, tuple) and not key else super().__getitem__(key)
+
+
+@dataclass
+class Foreign:
+    """Memory that a test brought along."""
+
+    ptr: int
+    nbytes: int
+
+    def check_guards(self):
+        pass
+
+
 @dataclass
 class Counts:
     """What was done, for tests that look at the work and not only at the result."""
@@ -132,6 +151,7 @@ class EmulatedRuntime:
         self.streams = []
         self.counts = Counts()
         self.fail_allocation = 0  # countdown: the allocation that reaches 0 fails
+        self.lock = threading.RLock()
         self._live = {}
         self._starts = []
         self._pinned = []
@@ -173,7 +193,8 @@ class EmulatedRuntime:
         # Results are never given back, as views of them cannot be followed: a runtime lives for
         # one test, or does not keep books.
         buffer = self._new_memory(nbytes).view if self.strict else np.full(nbytes, FRESH, np.uint8)
-        return np.ndarray(shape, dtype, buffer, order=order)
+        array = np.ndarray(shape, dtype, buffer, order=order)
+        return array if self.eager else array.view(DeviceArray)
 
     def adopt(self, out):
         """Memory of the test, seen as memory of the device."""
@@ -183,14 +204,16 @@ class EmulatedRuntime:
             return out
         low, high = np.lib.array_utils.byte_bounds(out)
         if self._find(low) is None and high > low:
-            memory = Memory.__new__(Memory)
-            memory.ptr, memory.nbytes, memory.array = low, high - low, out
+            memory = Foreign(low, high - low)
             self._live[low] = memory
             bisect.insort(self._starts, low)
         return out
 
     def address(self, array):
         return array.ctypes.data if array.size else 0
+
+    def broadcast(self, array, shape):
+        return np.broadcast_to(array, shape, subok=True)
 
     def assign(self, out, value):
         def copy():
@@ -200,7 +223,7 @@ class EmulatedRuntime:
 
     def to_host(self, array):
         self.run_until(self._current.record())
-        return np.array(array)
+        return np.array(array)  # of the base class
 
     def pinned(self, nbytes):
         array = np.full(nbytes, FRESH, np.uint8)
@@ -233,7 +256,14 @@ class EmulatedRuntime:
         return self._current
 
     def step(self):
-        """Execute one piece of work that may be next; False when there is none."""
+        """Execute one piece of work that may be next; False when there is none.
+
+        Any thread may ask events, and so gets here.
+        """
+        with self.lock:
+            return self._step()
+
+    def _step(self):
         ready = []
         for stream in self.streams:
             while stream.queue and isinstance(stream.queue[0], Event) and stream.queue[0].reached:
@@ -259,6 +289,11 @@ class EmulatedRuntime:
 
     def synchronize(self):
         self.run_all()
+
+    def check(self):
+        """What is left at the end has its guards intact."""
+        for memory in self._live.values():
+            memory.check_guards()
 
     # -- work -------------------------------------------------------------------------------------
 
@@ -305,6 +340,9 @@ class EmulatedRuntime:
     def compress(self, codec, streams, stream, level=-1):
         self._batch(codec, streams, stream, _ENCODERS[codec], _ENCODE_ALIGNMENT.get(codec, 1))
 
+    def compress_max(self, codec):
+        return 1 << 24 if codec in _ENCODERS else 0
+
     def compress_bound(self, codec, nbytes):
         return nbytes + (nbytes >> 3) + 1024
 
@@ -318,7 +356,10 @@ class EmulatedRuntime:
                 return np.frombuffer((ctypes.c_uint8 * nbytes).from_address(ptr), dtype)
 
             sources, sizes = column(streams.in_ptr, np.uint64), column(streams.in_nbytes, np.uint64)
-            targets, rooms = column(streams.out_ptr, np.uint64), column(streams.out_nbytes, np.uint64)
+            targets, rooms = (
+                column(streams.out_ptr, np.uint64),
+                column(streams.out_nbytes, np.uint64),
+            )
             actual, status = column(streams.actual, np.uint64), column(streams.status, np.int32)
             for i in range(streams.n):
                 source, size = int(sources[i]), int(sizes[i])

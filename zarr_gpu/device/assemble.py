@@ -177,7 +177,9 @@ def span(table: Table) -> tuple[Int64, Int64]:
         else:
             first, extent = table.first[:, a], table.extent[:, a]
             distinct, inverse = np.unique(np.stack((first, extent)), axis=1, return_inverse=True)
-            ends = [(index[f : f + n].min(), index[f : f + n].max()) for f, n in distinct.T.tolist()]
+            ends = [
+                (index[f : f + n].min(), index[f : f + n].max()) for f, n in distinct.T.tolist()
+            ]
             bounds = np.array(ends, np.int64).reshape(-1, 2)[inverse.reshape(-1)]
             low += bounds[:, 0]
             high += bounds[:, 1]
@@ -201,6 +203,22 @@ def replace_sources(table: Table, src: Int64) -> Table:
     rows = table.rows.copy()
     rows["src"] = src
     return replace(table, rows=rows)
+
+
+def reverse(table: Table, chunks: UInt64) -> Table:
+    """The copies of a table the other way: from the array it writes to into ``chunks``.
+
+    Only for tables without index arrays.
+    """
+    rows = np.zeros(len(table.rows), ROW)
+    rows["src"] = table.rows["dst"]
+    rows["dst"] = chunks + table.rows["offset"].astype(np.uint64)
+    return replace(
+        table,
+        rows=rows,
+        src_stride=np.broadcast_to(table.dst_stride, table.src_stride.shape),
+        dst_stride=table.src_stride[0],
+    )
 
 
 def contiguous(table: Table) -> bool:

@@ -7,14 +7,17 @@ from typing import Any
 
 import numpy as np
 
+from zarr_gpu import workers
 from zarr_gpu._types import NDArray, Shape
 from zarr_gpu.config import ArrayConfig
 from zarr_gpu.device import assemble, policy
-from zarr_gpu.device.dtypes import device_dtype
+from zarr_gpu.device.dtypes import as_stored, device_dtype
 from zarr_gpu.device.engine import Engine
 from zarr_gpu.device.read import DeviceRead, Target
 from zarr_gpu.device.wave import Wave
+from zarr_gpu.device.write import DeviceWrite
 from zarr_gpu.host import HostBackend
+from zarr_gpu.host_write import WriteJob
 from zarr_gpu.layout import ArrayLayout
 from zarr_gpu.plan import Plan
 from zarr_gpu.stores.base import Store
@@ -47,8 +50,11 @@ class DeviceBackend:
             raise TypeError(f"out has type {array.dtype}, which {dtype} cannot be cast to")
         return array
 
-    def to_host(self, array: Any) -> NDArray:
-        return array if isinstance(array, np.ndarray) else self.runtime.to_host(array)
+    def to_host(self, array: Any, dtype: np.dtype[Any]) -> NDArray:
+        """A NumPy array with elements of the stored type; waits for the current stream."""
+        if self.runtime.adopt(array) is None:
+            return np.asarray(array)
+        return as_stored(self.runtime.to_host(array), dtype)
 
     def read(
         self, layout: ArrayLayout, plan: Plan, store: Store, out: Any, settings: ArrayConfig
@@ -110,11 +116,59 @@ class DeviceBackend:
             finally:
                 slab.retire(stream.record())
 
+    def prepare(self, value: Any, shape: Shape, dtype: np.dtype[Any]) -> Any:
+        """A value that is on this device, cast and broadcast there; None for all others."""
+        array = self.runtime.adopt(value)
+        if array is None:
+            return None
+        wanted = device_dtype(dtype)
+        if array.dtype != wanted:
+            cast = self.runtime.empty(array.shape, wanted, "C")
+            self.runtime.assign(cast, array)
+            array = cast
+        while array.ndim > len(shape) and array.shape[0] == 1:  # NumPy drops leading axes of one
+            array = array[0]
+        return self.runtime.broadcast(array, shape)
+
     def write(
         self, layout: ArrayLayout, plan: Plan, store: Store, value: Any, settings: ArrayConfig
     ) -> None:
-        """Store ``value``, an array of the device or of the host."""
-        _host.write(layout, plan, store, self.to_host(value), settings)
+        """Store ``value``, an array of the device or of the host.
+
+        What does not end up in the store by way of the device is written by the host.
+        """
+        if len(plan) == 0:
+            return
+        array = self.runtime.adopt(value)
+        if array is not None and self._write_device(layout, plan, store, array, settings):
+            return
+        _host.write(layout, plan, store, self.to_host(value, _element(layout, plan)), settings)
+
+    def _write_device(
+        self, layout: ArrayLayout, plan: Plan, store: Store, value: Any, settings: ArrayConfig
+    ) -> bool:
+        """Write whole objects from the device and others from the host; False: nothing was done."""
+        encoder = policy.encoder(self.runtime, layout, plan)
+        if encoder is None:
+            return False
+        view = plan.selection.work_view(value)
+        if any(axis.index is not None for axis in plan.axes):
+            return False
+        job = WriteJob(layout, plan, store, None, settings)  # type: ignore[arg-type]
+        whole = job.whole_objects()
+        if not whole.any():
+            return False
+        fill = layout.fill_array.astype(encoder.dtype).tobytes()
+        skip = not settings.write_empty_chunks and layout.metadata.fill_value is not None
+        address = self.runtime.address(view)
+        write = DeviceWrite(self.engine, job, encoder, address, view.strides, fill, skip_empty=skip)
+        left = write.run(np.flatnonzero(whole))
+        rest = np.concatenate([left, np.flatnonzero(~whole)])
+        if len(rest):
+            job.value = plan.selection.work_view(self.to_host(value, _element(layout, plan)))
+            threads = workers.thread_count()
+            workers.run(lambda i: job.write_objects(range(i, i + 1)), rest.tolist(), threads)
+        return True
 
 
 def _element(layout: ArrayLayout, plan: Plan) -> np.dtype[Any]:

@@ -20,6 +20,14 @@ _HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2  # cudaMemcpyKind
 _CUDA, _CUDA_MANAGED = 2, 13  # DLDeviceType
 
 
+def to_numpy(array: Any) -> NDArray:
+    """A host copy of an array on any device."""
+    import cupy
+
+    result: NDArray = cupy.asnumpy(cupy.asarray(array))
+    return result
+
+
 class CudaEvent:
     """A CUDA event without timing."""
 
@@ -116,6 +124,9 @@ class CudaRuntime:
     def address(self, array: Any) -> int:
         return int(array.data.ptr)
 
+    def broadcast(self, array: Any, shape: Shape) -> Any:
+        return self._cupy.broadcast_to(array, shape)
+
     def assign(self, out: Any, value: Any) -> None:
         with self._device:
             out[...] = value
@@ -171,7 +182,11 @@ class CudaRuntime:
         if nbytes:
             with self._device:
                 self._cupy.cuda.runtime.memcpyAsync(
-                    target, source, nbytes, kind, stream.native.ptr  # type: ignore[attr-defined]
+                    target,
+                    source,
+                    nbytes,
+                    kind,
+                    stream.native.ptr,  # type: ignore[attr-defined]
                 )
 
     def launch(
@@ -182,8 +197,8 @@ class CudaRuntime:
 
     def can_decompress(self, codec: str) -> bool:
         try:
-            return codec in nvcomp.load().codecs
-        except (DeviceUnavailableError, ImportError):
+            return nvcomp.load().decompress_max_nbytes(codec) > 0
+        except (DeviceUnavailableError, ImportError, ValueError):
             return False
 
     def decompress(self, codec: str, streams: Streams, stream: Stream) -> None:
@@ -203,6 +218,12 @@ class CudaRuntime:
         temp = self.alloc(max(1, nbytes), stream)
         with self._device:
             library.compress(codec, streams, temp.ptr, nbytes, stream.native.ptr, level)  # type: ignore[attr-defined]
+
+    def compress_max(self, codec: str) -> int:
+        try:
+            return nvcomp.load().compress_max_nbytes(codec)
+        except (DeviceUnavailableError, ImportError, ValueError):
+            return 0
 
     def compress_bound(self, codec: str, nbytes: int) -> int:
         return nvcomp.load().compress_bound(codec, nbytes)

@@ -6,13 +6,15 @@ host memory; rows that they find unfit for the device are left to the host.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from zarr_gpu._types import Bools, Int64, NDArray, UInt64
-from zarr_gpu.device import assemble, blosc, frames, launches
-from zarr_gpu.device import lz as own
+from zarr_gpu.codecs.blosc import HEADER_NBYTES
+from zarr_gpu.device import assemble, blosc, elements, frames, launches, lz
+from zarr_gpu.device.frames import StreamTable
 from zarr_gpu.device.program import Check, Elements, Program, Step, Unshuffle
 from zarr_gpu.device.wave import MAX_BLOCKS, Wave
 
@@ -23,8 +25,6 @@ EMPTY = {
 }
 """A stream of no bytes in each format that nvCOMP may only be given when it is valid: takes the
 place of one whose checksum is wrong."""
-OWN = {"lz4": "lz4_decode", "blosclz": "blosclz_decode", "snappy": "snappy_decode"}
-"""Formats decoded by our own kernels, which are safe for any input."""
 _ALIGNMENT = {"deflate": 4, "gdeflate": 4}  # of nvCOMP's input
 _INNER = ("blosclz", "lz4", "snappy", "zlib", "zstd")  # numbers in a Blosc header
 _MODES = np.array([assemble.UNFILTERED, assemble.BYTES, assemble.BITS], np.int32)
@@ -95,7 +95,7 @@ class Decoder:
             if program.compressor.name == "blosc":
                 self._blosc(sources, offset, expected)
             else:
-                self._plain_streams(program.compressor.name, sources, offset, expected)
+                self._chunks(program.compressor.name, sources, offset, expected)
             sources.nbytes = expected
         for step in program.inner:
             self._step(step, sources)
@@ -112,73 +112,64 @@ class Decoder:
 
     # -- compressors ------------------------------------------------------------------------------
 
-    def _plain_streams(
-        self, name: str, sources: Sources, offset: Int64, expected: Int64
-    ) -> None:
-        """Chunks that are one stream or several, one behind the other."""
+    def _chunks(self, name: str, sources: Sources, offset: Int64, expected: Int64) -> None:
+        """Chunks that are one stream each, or several one behind the other."""
         form, walk = _FORMATS[name]
         table, sources.bad = walk(self._data, offset, sources.nbytes, expected)
         target = self._room(expected)
         sources.rows["src"] = target
-        out = target[table.row] + table.out_offset.astype(np.uint64)
-        self._decompress(form, table.row, self._at(table.offset), table.nbytes, out, table.out_nbytes)
+        self._decompress(form, table, target[table.row] + table.out_offset.astype(np.uint64))
 
     def _blosc(self, sources: Sources, offset: Int64, expected: Int64) -> None:
+        """Containers: their streams are decoded, or left where they are when they are raw."""
         found = blosc.walk(self._data, offset, sources.nbytes, expected)
         sources.bad = found.bad
-        streams = found.streams
         rows = sources.rows
-        compressed = ~found.stored
         for name in ("nbytes", "blocksize", "typesize", "splits"):
             rows[name] = getattr(found, name)
         rows["planes"] = found.first_stream[:-1]
-        rows["mode"] = np.where(compressed, _MODES[found.shuffle], assemble.PLAIN)
-        rows["src"][found.stored] += np.uint64(blosc.HEADER_NBYTES)
-        planes = self._at(streams.offset)
+        filtered = ~(found.stored | found.bad)
+        rows["mode"] = np.where(filtered, _MODES[found.shuffle], assemble.PLAIN)
+        rows["src"][found.stored] += np.uint64(HEADER_NBYTES)
+        planes = self._at(found.streams.offset)
         packed = np.flatnonzero(~found.raw)
-        planes[packed] = self._room(streams.out_nbytes[packed])
-        codec = found.codec[streams.row[packed]]
+        planes[packed] = self._room(found.streams.out_nbytes[packed])
+        codec = found.codec[found.streams.row[packed]]
         for number in np.unique(codec).tolist():
             which = packed[codec == number]
-            bad = self._inner(_INNER[number], which, streams, planes)
+            bad = self._inner(_INNER[number], found.streams.take(which), planes[which])
             sources.bad[bad] = True
         sources.planes = planes
 
-    def _inner(
-        self, cname: str, which: Int64, streams: frames.StreamTable, planes: UInt64
-    ) -> Int64:
-        """Decode streams of one inner format into their planes; returns rows unfit for it."""
-        row, offset, nbytes = streams.row[which], streams.offset[which], streams.nbytes[which]
-        if cname in ("zlib", "zstd") and not self._safe:
-            return row
-        room, target = streams.out_nbytes[which], planes[which]
-        bad: Int64 = np.empty(0, np.int64)
-        form = cname
-        if cname in ("zlib", "zstd"):
-            form, walk = _FORMATS["zstd" if cname == "zstd" else "numcodecs.zlib"]
-            table, unfit = walk(self._data, offset, nbytes, room)
-            bad = np.unique(row[unfit])
-            target = target[table.row] + table.out_offset.astype(np.uint64)
-            row, offset, nbytes, room = row[table.row], table.offset, table.nbytes, table.out_nbytes
-        self._decompress(form, row, self._at(offset), nbytes, target, room)
-        return bad
+    def _inner(self, cname: str, streams: StreamTable, target: UInt64) -> Int64:
+        """Decode streams of one inner format; returns the rows that it cannot be done for."""
+        if cname not in ("zlib", "zstd"):
+            self._decompress(cname, streams, target)
+            return np.empty(0, np.int64)
+        form, walk = _FORMATS["zstd" if cname == "zstd" else "numcodecs.zlib"]
+        if not (self._safe and self._wave.runtime.can_decompress(form)):
+            return streams.row
+        table, bad = walk(self._data, streams.offset, streams.nbytes, streams.out_nbytes)
+        target = target[table.row] + table.out_offset.astype(np.uint64)
+        self._decompress(form, replace(table, row=streams.row[table.row]), target)
+        rows: Int64 = streams.row[bad]
+        return rows
 
-    def _decompress(
-        self, form: str, row: Int64, source: UInt64, nbytes: Int64, target: UInt64, room: Int64
-    ) -> None:
-        """Queue the decoder of a format for streams that belong to ``row``; long ones first."""
-        if not len(row):
+    def _decompress(self, form: str, table: StreamTable, target: UInt64) -> None:
+        """Queue the decoder of a format; long streams start first."""
+        if not len(table):
             return
         wave = self._wave
-        order = frames.work_order(nbytes)
-        source, nbytes, target, room = source[order], nbytes[order], target[order], room[order]
-        source = self._align(form, source, nbytes)
-        streams = wave.streams(source, nbytes, target, room)
-        number = wave.table(self._number[row[order]].astype(np.int32))
-        if form in OWN:
-            blocks, threads = own.launch(OWN[form], streams.n)
+        order = frames.work_order(table)
+        table, target = table.take(order), target[order]
+        source = self._align(form, self._at(table.offset), table.nbytes)
+        streams = wave.streams(source, table.nbytes, target, table.out_nbytes)
+        number = wave.table(self._number[table.row].astype(np.int32))
+        kernel = lz.DECODERS.get(form)  # safe for any input
+        if kernel is not None:
+            blocks, threads = lz.launch(kernel, streams.n)
             wave.launch(
-                OWN[form], blocks, threads, streams.in_ptr, streams.in_nbytes, streams.out_ptr,
+                kernel, blocks, threads, streams.in_ptr, streams.in_nbytes, streams.out_ptr,
                 streams.out_nbytes, streams.actual, streams.status, streams.n,
             )  # fmt: skip
         else:
@@ -194,8 +185,7 @@ class Decoder:
         if not len(bad):
             return source
         copy = self._room(nbytes[bad])
-        table = assemble.flat_table(source[bad], copy, nbytes[bad])
-        self._wave.assemble(assemble.simplify(table))
+        self._wave.copy(source[bad], copy, nbytes[bad])
         source = source.copy()
         source[bad] = copy
         return source
@@ -217,7 +207,7 @@ class Decoder:
         wave, n = self._wave, len(ptr)
         status = wave.table(np.zeros(n, np.int32))
         wave.launch(
-            "checksum_verify", min(n, MAX_BLOCKS), 256, wave.table(ptr),
+            "checksum_verify", min(n, MAX_BLOCKS), 256, wave.table(ptr.copy()),
             wave.table(nbytes.astype(np.uint64)), check.kind, int(check.at_start), status, n,
         )  # fmt: skip
         wave.fold(status, n, wave.table(self._number.astype(np.int32)))
@@ -248,11 +238,26 @@ class Decoder:
         target = self._room(sources.nbytes)
         blocks, threads, first_tile = launches.shuffle(sources.nbytes)
         wave.launch(
-            "byte_unshuffle", blocks, threads, wave.table(sources.ptr), wave.table(target),
+            "byte_unshuffle", blocks, threads, wave.table(sources.ptr.copy()), wave.table(target),
             wave.table(sources.nbytes.astype(np.uint64)),
             wave.table(np.full(n, step.elementsize, np.int32)), wave.table(first_tile), n,
         )  # fmt: skip
         sources.rows["src"] = target
 
     def _elements(self, step: Elements, sources: Sources) -> None:
-        raise NotImplementedError
+        wave, n = self._wave, len(sources.nbytes)
+        counts = np.full(n, step.count, np.int64)
+        target = self._room(np.full(n, step.nbytes, np.int64))
+        blocks, threads, first_tile = elements.launch(step.step, counts)
+        status = wave.table(np.zeros(n, np.int32))
+        table = wave.table(np.frombuffer(step.step.table or bytes(8), np.uint8))
+        arguments: Any = step.step.arguments  # addresses that are not known yet
+        wave.launch(
+            str(step.step.kernel), blocks, threads,
+            *arguments(
+                wave.table(sources.ptr.copy()), wave.table(target), wave.table(counts),
+                wave.table(first_tile), status, n, table,
+            ),
+        )  # fmt: skip
+        wave.fold(status, n, wave.table(self._number.astype(np.int32)))
+        sources.rows["src"] = target

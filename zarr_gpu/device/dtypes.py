@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from zarr_gpu._types import NDArray
 from zarr_gpu.errors import UnsupportedError
 
 
@@ -40,8 +41,7 @@ def device_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     raise UnsupportedError(f"{what} cannot be on a device; use device='cpu'")
 
 
-def as_stored(array: np.ndarray[Any, np.dtype[Any]], dtype: np.dtype[Any]) -> Any:
-    """A host copy of a device array, with elements of the stored type again."""
-    if array.dtype == dtype:
-        return array
-    return array.view(dtype.newbyteorder("="))
+def as_stored(array: NDArray, dtype: np.dtype[Any]) -> NDArray:
+    """A host copy of a device array, with elements of the stored type again (native ones)."""
+    native = dtype.newbyteorder("=")
+    return array.view(native) if array.dtype == device_dtype(dtype) else array

@@ -14,7 +14,7 @@ TABLE_NBYTES = 1 << 20
 
 
 class Engine:
-    """One per device and process. ``lock`` guards the runtime, which serves one thread at a time."""
+    """One per device and process; ``lock`` guards the runtime, which serves a thread at a time."""
 
     def __init__(self, runtime: Runtime) -> None:
         settings = config.current.gpu

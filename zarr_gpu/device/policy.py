@@ -11,7 +11,9 @@ from functools import lru_cache
 
 from zarr_gpu.codecs.chain import BoundChain
 from zarr_gpu.config import config
+from zarr_gpu.device.encode import Encoder, HostEncodes, make_encoder
 from zarr_gpu.device.program import HostDecodes, Program, make_program
+from zarr_gpu.device.runtime import Runtime
 from zarr_gpu.errors import DeviceFallbackWarning
 from zarr_gpu.layout import ArrayLayout
 from zarr_gpu.plan import Plan
@@ -19,6 +21,11 @@ from zarr_gpu.stores.base import Store
 
 VALID_ONLY = ("zstd", "gzip", "numcodecs.zlib", "zarrs.gdeflate")
 """nvCOMP's decoders of these are defined for valid streams only (its headers say so)."""
+FORMS = {
+    "zstd": "zstd", "zlib": "deflate", "gzip": "gzip", "numcodecs.zlib": "deflate",
+    "zarrs.gdeflate": "gdeflate",
+}  # fmt: skip
+"""Formats that only the runtime decodes, by codec or by inner codec of Blosc."""
 _STREAM_NBYTES = 128 << 10
 """Of one stream in a Blosc block at the default level, for estimates."""
 _noticed: set[str] = set()
@@ -41,7 +48,7 @@ def trusted(store: Store) -> bool:
     return trust == "yes"
 
 
-def choose(chain: BoundChain, store: Store, rows: int) -> Program | None:
+def choose(runtime: Runtime, chain: BoundChain, store: Store, rows: int) -> Program | None:
     """The program for ``rows`` chunks, or None when the host shall decode them.
 
     A codec without a device step is mentioned once, by a warning.
@@ -50,10 +57,10 @@ def choose(chain: BoundChain, store: Store, rows: int) -> Program | None:
     if isinstance(program, str):
         notice(program)
         return None
-    return None if why_host(chain, program, store, rows) else program
+    return None if why_host(runtime, program, store, rows) else program
 
 
-def why_host(chain: BoundChain, program: Program, store: Store, rows: int) -> str | None:
+def why_host(runtime: Runtime, program: Program, store: Store, rows: int) -> str | None:
     """Why the host decodes chunks that the device could decode, or None."""
     codec = program.compressor
     if codec is None:
@@ -66,6 +73,9 @@ def why_host(chain: BoundChain, program: Program, store: Store, rows: int) -> st
             f"the store is not trusted, and nvCOMP's decoder of {inner or codec.name} is defined "
             "for valid data only (setting gpu.trust)"
         )
+    form = FORMS.get(inner or codec.name)
+    if form is not None and not runtime.can_decompress(form):
+        return f"there is no decoder of {form} (is nvCOMP installed? see zarr_gpu.device_info())"
     streams = rows
     if inner is not None:
         streams *= max(1, program.unpacked // _STREAM_NBYTES)
@@ -73,6 +83,28 @@ def why_host(chain: BoundChain, program: Program, store: Store, rows: int) -> st
     if streams < least:
         return f"{streams} streams are too few to keep a device busy (setting gpu.min_streams)"
     return None
+
+
+@lru_cache(256)
+def _encoder_of(chain: BoundChain) -> Encoder | str:
+    try:
+        return make_encoder(chain)
+    except HostEncodes as reason:
+        return str(reason)
+
+
+def encoder(runtime: Runtime, layout: ArrayLayout, plan: Plan) -> Encoder | None:
+    """How the device encodes chunks of a layout, or None when the host does."""
+    if len(layout.levels.layouts) > 1 or not layout.uniform or plan.fields is not None:
+        return None
+    found = _encoder_of(layout.levels.leaf)
+    if isinstance(found, str):
+        return None
+    if plan.selection.size * layout.dtype.itemsize < config.current.gpu.min_nbytes:
+        return None
+    if found.form is not None and found.stream_nbytes.max() > runtime.compress_max(found.form):
+        return None
+    return found
 
 
 def small(layout: ArrayLayout, plan: Plan) -> str | None:

@@ -7,18 +7,17 @@ some order of axes and bytes, which the assemble kernel puts right while it copi
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from zarr_gpu._types import Shape
-from zarr_gpu.codecs.base import ArrayArrayCodec, BytesBytesCodec, ChunkSpec, Codec
+from zarr_gpu.codecs.base import BytesBytesCodec, ChunkSpec, Codec, Size
 from zarr_gpu.codecs.bytes import BytesCodec
 from zarr_gpu.codecs.chain import BoundChain
-from zarr_gpu.device.elements import ElementStep, element_step
+from zarr_gpu.device import elements
 
 COMPRESSORS = ("blosc", "zstd", "gzip", "numcodecs.zlib", "numcodecs.lz4", "zarrs.gdeflate")
 """Codecs with a table of streams, which the host reads off the stored bytes."""
@@ -53,12 +52,12 @@ class Unshuffle:
 
 @dataclass(frozen=True, slots=True)
 class Elements:
-    """A kernel on all elements; ``swap`` their bytes first, in units of that size."""
+    """A kernel on ``count`` elements; ``swap`` their bytes first, in units of that size."""
 
-    step: ElementStep
+    step: elements.ElementStep
     count: int
-    in_nbytes: int
     nbytes: int
+    """Decoded bytes."""
     swap: int = 1
 
 
@@ -108,11 +107,11 @@ def make_program(chain: BoundChain) -> Program:
     outer, compressor, at = _outer(chain)
     inner: list[Step | None] = [_bytes_step(chain, i) for i in range(at - 1, -1, -1)]
     step, dtype = _array_bytes(chain)
-    elements, shape, axes, dtype = _array_steps(chain, dtype)
-    inner += [step, *elements]
+    steps, shape, axes, dtype = _array_steps(chain, dtype)
+    inner += [step, *steps]
     if not dtype.itemsize:
         raise HostDecodes("elements of no bytes")
-    encoded = _strides(shape, dtype.itemsize)
+    encoded = strides_of(shape, dtype.itemsize)
     strides = [0] * len(axes)
     for stride, dim in zip(encoded, axes, strict=True):
         strides[dim] = stride
@@ -133,7 +132,7 @@ def native_program(spec: ChunkSpec) -> Program:
         compressor=None,
         unpacked=spec.nbytes,
         inner=(),
-        strides=tuple(_strides(spec.shape, spec.dtype.itemsize)),
+        strides=tuple(strides_of(spec.shape, spec.dtype.itemsize)),
         dtype=spec.dtype.newbyteorder("="),
     )
 
@@ -152,7 +151,7 @@ def _outer(chain: BoundChain) -> tuple[tuple[Check, ...], BytesBytesCodec | None
         at -= 1
         compressor = codecs[at]
     if not chain.sizes[at].exact:
-        raise HostDecodes(f"the size of decoded {codecs[at].name} data is not known beforehand")
+        raise HostDecodes(f"codec {codecs[at - 1].name!r} has no device step")
     return tuple(outer), compressor, at
 
 
@@ -164,7 +163,7 @@ def _bytes_step(chain: BoundChain, i: int) -> Step | None:
     codec = chain.chain.bytes_bytes[i]
     size, encoded = chain.sizes[i], chain.sizes[i + 1]
     if not size.exact or not encoded.exact:
-        raise HostDecodes(f"the size of decoded {codec.name} data is not known beforehand")
+        raise HostDecodes(f"codec {codec.name!r} has no device step")
     nbytes = size.limit
     if codec.name in CHECKSUMS:
         return _check(codec, nbytes)
@@ -175,18 +174,27 @@ def _bytes_step(chain: BoundChain, i: int) -> Step | None:
         if nbytes % elementsize or elementsize > 255:
             raise HostDecodes(f"{codec.name}: elements of {elementsize} bytes")
         return Unshuffle(elementsize, nbytes)
-    return _element(codec, None, None, encoded.limit, nbytes)
+    return _element(codec, None, None, size, encoded.limit)
 
 
 def _element(
     codec: Codec,
     decoded: ChunkSpec | None,
     encoded: ChunkSpec | None,
+    size: Size,
     in_nbytes: int,
-    nbytes: int,
     swap: int = 1,
-) -> Step | None:
-    raise HostDecodes(f"{codec.name} has no device step")
+) -> Elements | None:
+    """The kernel for one codec, None when there is nothing to do."""
+    step = elements.element_step(codec, decoded, encoded, size)
+    if step is None:
+        raise HostDecodes(elements.reason(codec, decoded, encoded, size))
+    count = step.counts(np.array([size.limit]))
+    if int(step.stored_nbytes(count)[0]) != in_nbytes:
+        raise HostDecodes(f"{codec.name} stores {in_nbytes} bytes where others were expected")
+    if step.kernel is None:
+        return None
+    return Elements(step, int(count[0]), size.limit, swap)
 
 
 def _array_bytes(chain: BoundChain) -> tuple[Step | None, np.dtype[Any]]:
@@ -195,7 +203,8 @@ def _array_bytes(chain: BoundChain) -> tuple[Step | None, np.dtype[Any]]:
     spec = chain.specs[-1]
     sub_byte = spec.data_type.packed_bits % 8 and spec.dtype != np.bool_
     if not isinstance(codec, BytesCodec) or sub_byte:
-        return _element(codec, spec, None, chain.sizes[0].limit, spec.nbytes), _native(spec)
+        step = _element(codec, spec, None, Size(spec.nbytes), chain.sizes[0].limit)
+        return step, _native(spec)
     return None, codec.stored_dtype(spec)
 
 
@@ -224,17 +233,17 @@ def _array_steps(
             shape = decoded.shape
             axes = list(range(len(shape)))
         else:
-            if axes != sorted(axes) and codec.name == "numcodecs.delta":
-                raise HostDecodes("differences along other axes than those of memory")
-            swap = swap_unit(dtype)
-            step = _element(codec, decoded, encoded, encoded.nbytes, decoded.nbytes, swap)
+            size = Size(decoded.nbytes)
+            step = _element(codec, decoded, encoded, size, encoded.nbytes, swap_unit(dtype))
             if step is not None:
+                if step.step.ordered and axes != sorted(axes):
+                    raise HostDecodes(f"{codec.name} behind a transpose")
                 steps.append(step)
                 dtype = _native(decoded)
     return steps, shape, axes, dtype
 
 
-def _strides(shape: Shape, itemsize: int) -> list[int]:
+def strides_of(shape: Sequence[int], itemsize: int) -> list[int]:
     strides = []
     step = itemsize
     for n in reversed(shape):

@@ -124,7 +124,11 @@ class DeviceRead:
     def _batches(self, at: Int64, *, on_host: bool) -> Iterator[Batch]:
         """Rows of one chain and of bounded size."""
         for chain, some in self._chains(at):
-            program = None if on_host else policy.choose(chain, self.store, len(some))
+            program = (
+                None
+                if on_host
+                else policy.choose(self.engine.runtime, chain, self.store, len(some))
+            )
             nbytes = max(1, chain.spec.nbytes)
             step = max(1, self.engine.wave_nbytes() // nbytes)
             for first in range(0, len(some), step):
@@ -178,7 +182,7 @@ class DeviceRead:
                 keys=self.layout.keys(coords),
                 first=np.append(first, len(at)).astype(np.int64),
                 coords=coords,
-                slots=placement.slots[:, at],
+                slots=placement.slots[:, placement.rows[at]],
                 span=span,
                 decode=batch.on_host,
                 bias=policy.bias(batch.program),

@@ -93,6 +93,9 @@ class Runtime(Protocol):
     def address(self, array: Any) -> int:
         """Where the first element of an array lies."""
 
+    def broadcast(self, array: Any, shape: Shape) -> Any:
+        """A view of an array in a larger shape. ValueError when that is impossible."""
+
     def assign(self, out: Any, value: Any) -> None:
         """``out[...] = value`` on the current stream, with NumPy's casts."""
 
@@ -132,6 +135,9 @@ class Runtime(Protocol):
         """Queue a batched encoder; ``out_nbytes`` are capacities of at least
         :meth:`compress_bound`, ``max_nbytes`` the largest input.
         """
+
+    def compress_max(self, codec: str) -> int:
+        """Largest input of :meth:`compress`; 0 when it cannot encode ``codec``."""
 
     def compress_bound(self, codec: str, nbytes: int) -> int:
         """Largest output of :meth:`compress` for an input of ``nbytes``."""

@@ -6,14 +6,15 @@ A wave is put together on the host first. Its tables, which the launches refer t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from zarr_gpu._types import Int64, NDArray, UInt64
-from zarr_gpu.device import assemble
+from zarr_gpu.device import assemble, lz
+from zarr_gpu.device.assemble import Table
 from zarr_gpu.device.memory import PinnedRing, Slab
 from zarr_gpu.device.runtime import Buffer, Event, Runtime, Stream, Streams
 
@@ -68,6 +69,7 @@ class Wave:
         self._late: list[Callable[[int], None]] = []
         self._buffers: list[Buffer] = []
         self._fails = False
+        self._base = 0
         self._word = self.table(np.full(1, NOTHING_FAILED, np.uint64))
         self._status = self.table(np.zeros(n, np.int32))
 
@@ -121,23 +123,53 @@ class Wave:
             lambda base: self.runtime.decompress(codec, streams.at(base), self.stream)
         )
 
-    def fold(self, status: Ref, n: int, row: Ref | int = 0, actual: Ref | int = 0,
-             expected: Ref | int = 0) -> None:
+    def compress(self, codec: str, streams: StreamRefs, level: int) -> None:
+        """Queue a batched encoder of the runtime; ``max_nbytes`` and its like are of the input."""
+        self._work.append(
+            lambda base: self.runtime.compress(codec, streams.at(base), self.stream, level)
+        )
+
+    def copy(self, source: UInt64, target: UInt64, nbytes: Int64) -> None:
+        """Queue copies of streams of bytes."""
+        if not len(nbytes):
+            return
+        streams = self.streams(source, nbytes, target, nbytes)
+        first = lz.pieces(nbytes)
+        blocks, threads = lz.launch(lz.COPY, int(first[-1]))
+        self.launch(
+            lz.COPY, blocks, threads, streams.in_ptr, streams.in_nbytes, streams.out_ptr,
+            streams.out_nbytes, streams.actual, streams.status, self.table(first),
+            lz.PIECE_NBYTES, streams.n,
+        )  # fmt: skip
+
+    def fold(
+        self,
+        status: Ref,
+        n: int,
+        row: Ref | int = 0,
+        actual: Ref | int = 0,
+        expected: Ref | int = 0,
+    ) -> None:
         """Let failures of ``n`` streams count as those of their rows (0: stream i is row i)."""
         self._fails = True
-        self.each(
-            "fold_status", n, status, actual, expected, row, self._status, self._word, n
-        )
+        self.each("fold_status", n, status, actual, expected, row, self._status, self._word, n)
 
     def guard(self, streams: StreamRefs, row: Ref, dummy: bytes) -> None:
         """Streams of rows that failed already decode ``dummy`` instead."""
         place = self.table(np.frombuffer(dummy, np.uint8))
         self.each(
-            "guard_streams", streams.n, streams.in_ptr, streams.in_nbytes, row, self._status,
-            place, len(dummy), streams.n,
+            "guard_streams",
+            streams.n,
+            streams.in_ptr,
+            streams.in_nbytes,
+            row,
+            self._status,
+            place,
+            len(dummy),
+            streams.n,
         )
 
-    def assemble(self, table: assemble.Table, planes: UInt64 | None = None) -> None:
+    def assemble(self, table: Table, planes: UInt64 | None = None) -> None:
         """Queue the copies of a table; ``planes`` are the splits of its Blosc rows."""
         first_tile = table.first_tile
         tiles = int(first_tile[-1])
@@ -145,18 +177,29 @@ class Wave:
             return
         filtered = bool(table.rows["mode"].any())
         args: list[Any] = [
-            self.table(table.rows), self.table(first_tile), self.table(table.extent),
-            self.table(table.src_stride), self.table(table.first), self.table(table.dst_stride),
-            self._indexes(table.src_index), self._indexes(table.dst_index),
+            self.table(table.rows),
+            self.table(first_tile),
+            self.table(table.extent),
+            self.table(table.src_stride),
+            self.table(table.first),
+            self.table(table.dst_stride),
+            self._indexes(table.src_index),
+            self._indexes(table.dst_index),
         ]
         if filtered:
             args.append(self.table(planes if planes is not None else np.empty(0, np.uint64)))
         self.launch(
-            "assemble_blosc" if filtered else "assemble", min(tiles, MAX_BLOCKS), THREADS, *args,
-            table.ndim, table.word, table.swap, len(table.rows),
+            "assemble_blosc" if filtered else "assemble",
+            min(tiles, MAX_BLOCKS),
+            THREADS,
+            *args,
+            table.ndim,
+            table.word,
+            table.swap,
+            len(table.rows),
         )
 
-    def fill(self, table: assemble.Table, element: bytes) -> None:
+    def fill(self, table: Table, element: bytes) -> None:
         """Queue the same element for all places of a table."""
         pattern = self.table(np.frombuffer(element * (16 // len(element)), np.uint8))
         table = assemble.simplify(assemble.fill_table(table, 0))
@@ -180,14 +223,41 @@ class Wave:
         self._late.append(fill)
         return ref
 
+    def download(self, parts: Sequence[tuple[Ref | None, Any, int]]) -> list[NDArray]:
+        """What kernels wrote into tables: ``(table, type, count)``, zeros for None.
+
+        After :meth:`submit`; waits for the wave.
+        """
+        sizes = [np.dtype(kind).itemsize * count for _, kind, count in parts]
+        starts = np.cumsum([0] + [-(-size // _ALIGN) * _ALIGN for size in sizes]).tolist()
+        slab = self._ring.acquire(max(1, starts[-1]))
+        try:
+            for (ref, _, _), start, size in zip(parts, starts, sizes, strict=False):
+                if ref is not None:
+                    view = slab.array[start : start + size]
+                    self.runtime.download(view, self._base + ref.offset, self.stream)
+            self.stream.record().wait()
+            return [
+                np.zeros(count, kind)
+                if ref is None
+                else slab.array[start : start + size].view(kind).copy()
+                for (ref, kind, count), start, size in zip(parts, starts, sizes, strict=False)
+            ]
+        finally:
+            slab.release()
+
     def submit(self) -> Outcome | None:
         """Send tables and work to the device. None when nothing in the wave can fail."""
         tables = self.runtime.alloc(max(1, self._nbytes), self.stream)
+        self._buffers.append(tables)
+        self._base = tables.ptr
         for fill in self._late:
             fill(tables.ptr)
         slab = self._ring.acquire(max(1, self._nbytes))
         for offset, array in self._parts:
-            slab.array[offset : offset + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            slab.array[offset : offset + array.nbytes] = (
+                np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            )
         self.runtime.upload(tables.ptr, slab.array[: self._nbytes], self.stream)
         slab.retire(self.stream.record())
         for work in self._work:

@@ -1,0 +1,12 @@
+"""The emulated device as a fixture."""
+
+import pytest
+
+from tests.device.devices import emulated
+
+
+@pytest.fixture(params=[0, 1, 2])
+def runtime(request, monkeypatch):
+    """In three orders of execution."""
+    with emulated(monkeypatch, seed=request.param) as runtime:
+        yield runtime
