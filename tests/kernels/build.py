@@ -49,6 +49,7 @@ FLAGS = (
 )  # fmt: skip
 VARIANTS: dict[str, tuple[str, ...]] = {
     "plain": ("-O2",),
+    "ucontext": ("-O2", "-DZG_UCONTEXT"),  # as on processors without an assembly switch
     "asan": (
         "-O1", "-fno-omit-frame-pointer", "-DZG_ASAN", "-fsanitize=address,undefined",
         "-fno-sanitize-recover=all", "-fsanitize-sections=zg_shared",
@@ -185,6 +186,7 @@ ctypes.CDLL(None).personality(0x0040000)
 os.environ["LD_PRELOAD"] = sys.argv[1]
 os.execv(sys.argv[2], sys.argv[2:])
 """
+_SANITIZERS = {"asan": "libasan.so", "tsan": "libtsan.so"}
 _OPTIONS = {
     "ASAN_OPTIONS": "detect_leaks=0:exitcode=99",
     "UBSAN_OPTIONS": "print_stacktrace=1",
@@ -209,8 +211,7 @@ def _check_sanitizer(variant: str) -> None:
 
 
 def _run_sanitized(variant: str, args: Sequence[str], environ: dict[str, str]) -> tuple[int, str]:
-    name = {"asan": "libasan.so", "tsan": "libtsan.so"}[variant]
-    library = _run([*compiler(variant), f"-print-file-name={name}"]).stdout.strip()
+    library = _run([*compiler(variant), f"-print-file-name={_SANITIZERS[variant]}"]).stdout.strip()
     done = subprocess.run(
         [sys.executable, "-c", _LAUNCHER, library, sys.executable, *args],
         stdout=subprocess.PIPE,
@@ -239,7 +240,7 @@ def compiler(variant: str = "plain") -> tuple[str, ...]:
         give_up("kernels run on the host under Linux only")
     for command in (os.environ.get("CXX"), "g++", "clang++"):
         words = tuple(shlex.split(command or ""))
-        if words and shutil.which(words[0]) and (variant == "plain" or _is_gcc(words)):
+        if words and shutil.which(words[0]) and (variant not in _SANITIZERS or _is_gcc(words)):
             return words
     give_up(f"no C++ compiler for the variant {variant} (CXX, g++, clang++)")
     raise AssertionError

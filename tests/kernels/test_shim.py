@@ -223,6 +223,17 @@ def test_barriers(threads, schedule):
     assert (out == np.arange(threads)[::-1] + 5).all()
 
 
+def test_barriers_on_other_processors():
+    loaded = build.load_text(HEADER + BUGGY, "ucontext")
+    out = np.zeros(64, np.uint32)
+    for loaded.schedule in SCHEDULES:
+        for kernel in ("early_lane", "divergent"):
+            with pytest.raises(RuntimeError, match=kernel):
+                loaded.get_function(kernel)((2,), (64,), (np.uint64(out.ctypes.data),))
+        loaded.get_function("fine")((2,), (64,), (np.uint64(out.ctypes.data),))
+        assert (out == np.repeat([1, 33], 32)).all()
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_barriers_that_reduce(schedule):
     out = np.zeros(96, np.int32)

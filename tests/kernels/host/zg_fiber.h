@@ -23,7 +23,9 @@ extern "C" void __tsan_release(void*);
 
 // zg_swap stores the callee-saved registers on the stack, puts the stack pointer into *save, and
 // continues where the stack `to` was left.
-#if defined(__x86_64__)
+#if defined(ZG_UCONTEXT)
+#include <ucontext.h>  // chosen by a test
+#elif defined(__x86_64__)
 #define ZG_ASSEMBLY 1
 #define ZG_SAVED 6  // words that zg_swap stores below the return address
 asm(R"(
@@ -146,23 +148,23 @@ static void prepare(Fiber& fiber) {
     if (fiber.sanitizer) __tsan_destroy_fiber(fiber.sanitizer);
     fiber.sanitizer = __tsan_create_fiber(0);
 #endif
-#if defined(__x86_64__)
-    void** top = (void**)(fiber.bottom + fiber.size);
-    *--top = nullptr;  // a return address of fiber_main, which also aligns its frame
-    *--top = (void*)fiber_main;
-    for (int i = 0; i < ZG_SAVED; i++) *--top = nullptr;
-    fiber.top = top;
-#elif defined(__aarch64__)
-    void** top = (void**)(fiber.bottom + fiber.size - 160);
-    for (int i = 0; i < 20; i++) top[i] = nullptr;
-    top[11] = (void*)fiber_main;  // x30
-    fiber.top = top;
-#else
+#if !defined(ZG_ASSEMBLY)
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.bottom;
     fiber.context.uc_stack.ss_size = fiber.size;
     fiber.context.uc_link = nullptr;
     makecontext(&fiber.context, fiber_main, 0);
+#elif defined(__x86_64__)
+    void** top = (void**)(fiber.bottom + fiber.size);
+    *--top = nullptr;  // a return address of fiber_main, which also aligns its frame
+    *--top = (void*)fiber_main;
+    for (int i = 0; i < ZG_SAVED; i++) *--top = nullptr;
+    fiber.top = top;
+#else
+    void** top = (void**)(fiber.bottom + fiber.size - 160);
+    for (int i = 0; i < 20; i++) top[i] = nullptr;
+    top[11] = (void*)fiber_main;  // x30
+    fiber.top = top;
 #endif
     fiber.started = true;
 }
