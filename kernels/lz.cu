@@ -186,7 +186,7 @@ struct Output {
         const u8* from = to - offset;
         at += length;
         __syncwarp();  // other lanes wrote what is read here
-        if (length >= 256 && offset <= 32 && (offset & (offset - 1)) == 0)
+        if (length >= 256 && offset <= 512 && (offset & (offset - 1)) == 0)
             return fill(to, from, offset - 1, length);
         // Sources are taken modulo the offset: none is written by this match.
         u32 k = lane < offset ? lane : lane % offset;
@@ -208,7 +208,8 @@ struct Output {
         }
     }
 
-    // A pattern of 1, 2, 4, .. 32 bytes: each lane stores the same 16 bytes again and again.
+    // A pattern of 1, 2, 4, .. 512 bytes, as planes of zeros or constants make: 32 lanes hold whole
+    // patterns, so each stores the same 16 bytes again and again.
     __device__ inline void fill(u8* to, const u8* from, u32 mask, u32 length) {
         u32 head = (u32)(0 - (u64)to) & 15;
         u32 words = (length - head) / 16;

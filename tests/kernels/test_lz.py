@@ -201,6 +201,15 @@ def test_every_overlap(codec, schedule):
 
 
 @each_codec
+def test_long_patterns(codec):
+    start = random.Random(15).randbytes(1_024)
+    offsets = (33, 48, 64, 100, 128, 256, 512, 640, 1_024)
+    pairs = [ref.write(codec, start[:d], (d, n), ABC) for d in offsets for n in (300, d + 4, 2_100)]
+    for seed in range(2):
+        check_valid(codec, pairs, seed=seed)
+
+
+@each_codec
 def test_every_alignment_of_long_copies(codec):
     noise = random.Random(2).randbytes(400)
     parts = [
@@ -233,6 +242,16 @@ def test_distances_of_blosclz():
     streams = [ref.write("blosclz", noise, (d, 20), ABC) for d in distances]
     assert b"\xff\xff\xff" in streams[-1][0]
     check_valid("blosclz", streams)
+
+
+def test_far_distance_cut_short():
+    """With so much written before, half a distance could pass for a distance."""
+    noise = random.Random(14).randbytes(8_500)
+    stream, data = ref.write("blosclz", noise, (8_192 + 256, 20), ABC[:3])
+    streams = [stream[: len(stream) - n] for n in range(12)]
+    statuses = ref.check_decoder("blosclz", streams, [len(data)] * 12)
+    assert statuses.index(OK) == 0
+    assert statuses.count(OK) == 1
 
 
 def test_distances_of_snappy():

@@ -1,6 +1,6 @@
 """Damaged streams: kernels, plain decoders and the libraries agree on every one of them.
 
-``ZARR_GPU_LZ_FUZZ`` (200000) streams are tried by the slow test, ``ZARR_GPU_LZ_SEED`` (0) says
+``ZG_LZ_FUZZ`` (200000) streams are tried by the slow test, ``ZG_LZ_SEED`` (0) says
 which.
 """
 
@@ -14,14 +14,15 @@ from numcodecs import lz4 as liblz4
 
 from tests.codecs.checks import FIELD
 from tests.kernels import lz_reference as ref
+from tests.kernels.build import examples
 from zarr_gpu.codecs.snappy import decompress_into
 from zarr_gpu.errors import CodecError
 
 each_codec = pytest.mark.parametrize("codec", ref.CODECS)
 BATCH = 96
 CI_STREAMS = 2_000
-SLOW_STREAMS = int(os.environ.get("ZARR_GPU_LZ_FUZZ", "200000"))
-SEED = int(os.environ.get("ZARR_GPU_LZ_SEED", "0"))
+SLOW_STREAMS = int(os.environ.get("ZG_LZ_FUZZ", "200000"))
+SEED = int(os.environ.get("ZG_LZ_SEED", "0"))
 
 
 def encoded(codec, data):
@@ -61,18 +62,28 @@ def fuzz(codec, seed, n):
         how = {"schedule": rng.choice((*ref.SCHEDULES, rng.randrange(2**31))), "seed": rng.random()}
         for status in ref.check_decoder(codec, *zip(*batch, strict=True), **how):
             counts[status] += 1
-    assert min(counts.values()) > n // 50, counts
+    assert min(counts.values()) >= n // 50, counts
 
 
 @each_codec
 def test_kernels_agree_with_the_reference(codec):
-    fuzz(codec, "ci", CI_STREAMS // 3)
+    fuzz(codec, "ci", examples(CI_STREAMS // 3))
 
 
 @pytest.mark.slow
 @each_codec
 def test_kernels_agree_with_the_reference_at_length(codec):
     fuzz(codec, SEED, SLOW_STREAMS // 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("codec", "start"), [("lz4", b"\x1fa\x01\x00"), ("blosclz", b"\x00a\xe0")], ids=ref.CODECS[:2]
+)
+def test_lengths_beyond_32_bits_do_not_wrap(codec, start):
+    """2**32 is 16,843,009 times 255, and one."""
+    stream = start + b"\xff" * 16_843_009 + b"\x03\x00\x50bcdef"
+    assert ref.check_decoder(codec, [stream], [40]) == [ref.WRONG_SIZE]
 
 
 # -- the reference itself -------------------------------------------------------------------------
@@ -118,7 +129,9 @@ def check_against_library(codec, stream, nbytes):
         status = ref.CORRUPT
     except ref.ZeroOffset:
         return False
-    if codec == "lz4":  # liblz4 is stricter about the end of a block
+    if codec != "blosclz":
+        # liblz4 wants the last bytes of a block to be literals; cramjam wants four bytes behind the
+        # tag of a literal whose length is written apart. Their encoders never do otherwise.
         assert expected is None or status == ref.OK, (stream.hex(), nbytes)
     else:
         assert (expected is not None) == (status == ref.OK), (codec, stream.hex(), nbytes)
