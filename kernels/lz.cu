@@ -27,10 +27,11 @@ namespace {
 constexpr u32 ALL = 0xffffffffu;
 constexpr u32 MAX_NBYTES = 0x7fffffff;
 
-// Copies nbytes, of any alignment and not overlapping, by a warp. DEPTH loads are under way at once.
+// Copies nbytes, of any alignment and not overlapping, by a warp; DEPTH loads are under way at once.
 // Without WIDE, words of 16 bytes are left out, which keeps registers of the decoders low.
 template <int DEPTH, bool WIDE>
-__device__ inline void copy(u8* __restrict__ to, const u8* __restrict__ from, u32 nbytes, u32 lane) {
+__device__ inline void copy(u8* __restrict__ to, const u8* __restrict__ from, u32 nbytes,
+                            u32 lane) {
     if (nbytes < 64) {
 #pragma unroll 1
         for (u32 i = lane; i < nbytes; i += 32) to[i] = from[i];
@@ -132,8 +133,8 @@ struct Input {
         return __shfl_sync(ALL, lane >= used ? now : next, (lane + used) & 31) & 255;
     }
 
-    // Adds to `length` bytes up to the first one below 255; `first` is the next byte. False when the
-    // stream ends before. Lengths stop growing where they exceed every buffer.
+    // Adds to `length` bytes up to the first one below 255; `first` is the next byte. False when
+    // the stream ends before. Lengths stop growing where they exceed every buffer.
     __device__ inline bool extend(u32 first, u32& length) {
         if (at == nbytes) return false;
         at++;
@@ -391,15 +392,15 @@ ZG_KERNEL __launch_bounds__(128) snappy_decode(const u64* in_ptr, const u64* in_
     decode<snappy>(in_ptr, in_nbytes, out_ptr, out_nbytes, actual, status, n);
 }
 
-// Copies streams; one whose two sizes differ is left alone, with ZG_WRONG_SIZE. The work is cut into
-// pieces of piece_nbytes, one for a warp, so that few long and many short streams are both spread
-// over the device. `first_piece` (n + 1 entries) are the pieces before each stream, at least one for
-// each: max(1, ceil(out_nbytes / piece_nbytes)). Launch: any number of blocks of a multiple of 32
-// threads, up to 256.
+// Copies streams; one whose two sizes differ is left alone, with ZG_WRONG_SIZE. The work is cut
+// into pieces of piece_nbytes, one for a warp, so that few long and many short streams are both
+// spread over the device. `first_piece` (n + 1 entries) are the pieces before each stream, at least
+// one for each: max(1, ceil(out_nbytes / piece_nbytes)). Launch: any number of blocks of a multiple
+// of 32 threads, up to 256.
 ZG_KERNEL __launch_bounds__(256, 3) copy_streams(const u64* in_ptr, const u64* in_nbytes,
-                                              const u64* out_ptr, const u64* out_nbytes, u64* actual,
-                                              i32* status, const i64* first_piece, i32 piece_nbytes,
-                                              i64 n) {
+                                              const u64* out_ptr, const u64* out_nbytes,
+                                              u64* actual, i32* status, const i64* first_piece,
+                                              i32 piece_nbytes, i64 n) {
     u32 lane = threadIdx.x & 31;
     i64 pieces = n > 0 ? first_piece[n] : 0;
     for (i64 piece = zg_thread() / 32; piece < pieces; piece += zg_threads() / 32) {
