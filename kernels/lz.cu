@@ -27,7 +27,7 @@ namespace {
 constexpr u32 ALL = 0xffffffffu;
 constexpr u32 MAX_NBYTES = 0x7fffffff;
 
-// Copies nbytes, of any alignment and not overlapping, by a warp; DEPTH loads are in flight at once.
+// Copies nbytes, of any alignment and not overlapping, by a warp; DEPTH loads are in flight.
 // Without WIDE, words of 16 bytes are left out, which keeps registers of the decoders low.
 template <int DEPTH, bool WIDE>
 __device__ inline void copy(u8* __restrict__ to, const u8* __restrict__ from, u32 nbytes,
