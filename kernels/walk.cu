@@ -185,7 +185,7 @@ __device__ inline bool walk_frames(const u8* data, i64 size, i64 expected, Chunk
     for (i64 at = 0; at < size;) {
         const i64 start = at;
         Frame f;
-        if (!read_frame(data + at, size - at, f) || f.content > left) return false;
+        if (!read_frame(data + at, size - at, f)) return false;
         at += f.header;
         if (f.skippable) {
             if (steps++ == MAX_STEPS) return false;

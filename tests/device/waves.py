@@ -64,6 +64,10 @@ def cut_short(chunk, expected):
 # -- Blosc ----------------------------------------------------------------------------------------
 
 
+def head(nbytes, blocksize, cbytes, *, typesize=4, flags=0):
+    return struct.pack("<BBBBiii", 2, 1, flags, typesize, nbytes, blocksize, cbytes)
+
+
 def written(rng):
     """A container that c-blosc wrote."""
     data = FIELD[: int(rng.integers(0, 6000))] if rng.random() < 0.8 else rng.bytes(500)
@@ -100,18 +104,35 @@ def made_up(rng):
         packed += bodies[i]
     if rng.random() < 0.2:
         starts[-1] = starts[0]  # the same bytes twice, which nothing forbids
-    head = struct.pack(
-        "<BBBBiii",
-        2,
-        1,
-        codec << 5 | other,
-        typesize,
-        nbytes,
-        blocksize,
-        16 + 4 * blocks + len(packed),
-    )
+    cbytes = 16 + 4 * blocks + len(packed)
+    header = head(nbytes, blocksize, cbytes, typesize=typesize, flags=int(codec << 5 | other))
     tail = rng.bytes(rng.integers(3))
-    return head + struct.pack(f"<{blocks}i", *starts) + bytes(packed) + tail, nbytes
+    return header + struct.pack(f"<{blocks}i", *starts) + bytes(packed) + tail, nbytes
+
+
+STREAM = struct.pack("<ii", 20, 1) + b"x"  # table of one block, and its stream
+ODD_CONTAINERS = {
+    "empty": (head(0, 0, 16), 0),
+    "empty, stored": (head(0, 0, 16, flags=2), 0),
+    "empty, without type": (head(0, 0, 16, typesize=0), 0),
+    "empty, cut short": (head(0, 0, 17), 0),
+    **{f"empty, {n} bytes by its header": (head(0, 0, n), 0) for n in (-1, 0, 15)},
+    **{f"stored, {n} bytes by its header": (head(4, 4, n, flags=2) + bytes(5), 4)
+       for n in (-1, 4, 19, 21)},
+    "one stream": (head(4, 4, 25) + STREAM, 4),
+    "no type": (head(4, 4, 25, typesize=0) + STREAM, 4),
+    "no type, not split": (head(4, 4, 25, typesize=0, flags=16) + STREAM, 4),
+    "no blocks": (head(4, 0, 25) + STREAM, 4),
+    "blocks of less than nothing": (head(4, -4, 25) + STREAM, 4),
+    "blocks larger than the chunk": (head(4, 5, 25) + STREAM, 4),
+    "table cut short": (head(4, 3, 23) + bytes(7), 4),
+    "table of sixteen million blocks": (head(1 << 24, 1, 16), 1 << 24),
+    "stream begins at the end": (head(4, 4, 20) + struct.pack("<i", 20), 4),
+    "size cut short": (head(4, 4, 23) + struct.pack("<i", 20) + bytes(3), 4),
+    "stream of nothing": (head(4, 4, 24) + struct.pack("<ii", 20, 0), 4),
+    "stream inside the table": (head(4, 4, 25) + struct.pack("<ii", 16, 1) + b"x", 4),
+    "stream one byte too long": (head(4, 4, 25) + struct.pack("<ii", 20, 2) + b"xx", 4),
+}  # fmt: skip
 
 
 def damaged(rng, chunk, expected):
@@ -142,10 +163,11 @@ def damaged(rng, chunk, expected):
 
 
 def containers(seed, count):
-    """Containers, a third of them damaged."""
+    """Odd containers, and random ones of which a third is damaged."""
     rng = np.random.default_rng(seed)
     chunks = [made_up(rng) if rng.random() < 0.5 else written(rng) for _ in range(count)]
-    return [damaged(rng, *chunk) if rng.random() < 0.35 else chunk for chunk in chunks]
+    chunks = [damaged(rng, *chunk) if rng.random() < 0.35 else chunk for chunk in chunks]
+    return [*ODD_CONTAINERS.values(), *chunks]
 
 
 # -- zstd -----------------------------------------------------------------------------------------
@@ -222,6 +244,7 @@ ODD_FRAMES = {
     "skippable alone": (skippable(7), 0),
     "skippable alone, bytes expected": (skippable(7), 5),
     "skippable too long": (skippable(9)[:-1], 0),
+    "skippable too long behind": (SIZED + skippable(9)[:-1], 100),
     "skippable of 4 GiB": (b"\x50\x2a\x4d\x18\xff\xff\xff\xff" + RAW, 100),
     "magic cut short": (MAGIC[:3], 1),
     "magic alone": (MAGIC, 1),
@@ -266,6 +289,8 @@ ODD_FRAMES = {
 }  # fmt: skip
 LONG_FRAMES = {
     "many blocks": (frame([block(1, 2, b"x", last=0)] * 4095 + [block(1, 2, b"x")]), 8192),
+    "too many skippable frames behind": (SIZED + skippable(0) * 4096, 100),
+    "as many skippable frames as there may be": (SIZED + skippable(0) * 4095, 100),
     "too many blocks": (frame([block(1, 2, b"x", last=0)] * 4096 + [block(1, 2, b"x")]), 8194),
     "too many skippable frames": (skippable(0) * 4096 + frame([RAW]), 100),
 }

@@ -79,8 +79,7 @@ def work_order(table: StreamTable) -> Int64:
 def window(data: NDArray, at: Int64, dtype: str | np.dtype[Any]) -> NDArray:
     """The items of type ``dtype`` at any byte positions of ``data``.
 
-    Positions lie inside ``data``, but an item may reach beyond its end: those bytes are anything,
-    and whoever uses them has looked at the sizes.
+    Bytes beyond the end of ``data`` are anything; callers check sizes, if only afterwards.
     """
     dtype = np.dtype(dtype)
     void = np.dtype((np.void, dtype.itemsize))  # has no alignment: NumPy copies it from anywhere
@@ -293,7 +292,7 @@ def zstd(data: NDArray, offset: Int64, nbytes: Int64, expected: Int64) -> tuple[
     for _ in range(MAX_STEPS):
         if not len(here.row):
             break
-        _enter(data, here, left)
+        _enter(data, here)
         ended = _step(data, here)
         if len(ended):
             found.append(_leave(here.take(ended), left, untold))
@@ -326,7 +325,7 @@ def _frames(found: list[StreamTable], left: Int64, good: Bools) -> StreamTable:
     return replace(table, out_offset=before - before[first], out_nbytes=size)
 
 
-def _enter(data: NDArray, here: _Cursors, left: Int64) -> None:
+def _enter(data: NDArray, here: _Cursors) -> None:
     """Read the headers of the frames that begin."""
     if here.inside.all():
         return
@@ -343,19 +342,18 @@ def _enter(data: NDArray, here: _Cursors, left: Int64) -> None:
     blocks_at = content_at + content_nbytes
     ok = (magic == _MAGIC) & (descriptor & 8 == 0)
     if number_nbytes.any():
-        ok &= window(data, np.minimum(number_at, data.size - 1), "<u4") & _MASK[number_nbytes] == 0
-    content = window(data, np.minimum(content_at, data.size - 1), "<u8") & _MASK[content_nbytes]
+        ok &= window(data, number_at, "<u4") & _MASK[number_nbytes] == 0
+    content = window(data, content_at, "<u8") & _MASK[content_nbytes]
     content = np.minimum(content, np.uint64(2**62)).astype(np.int64)
     content += np.where(content_nbytes == 2, 256, 0)
     content[content_nbytes == 0] = _UNKNOWN
     base = np.int64(1) << 10 + (head["window"].astype(np.int64) >> 3)
     largest = np.where(single, content, base + (base >> 3) * (head["window"] & 7))
     ok &= single | (largest <= MAX_WINDOW_NBYTES)
-    ok &= (content == _UNKNOWN) | (content > 0) & (content <= left[here.row[which]])
-    end = np.where(skippable, at + 8 + head["skip"], blocks_at)
-    here.ok[which] = (ok | skippable) & (end <= here.end[which])
-    here.inside[which] = here.ok[which] & ~skippable
-    here.at[which] = end
+    ok &= content != 0
+    here.ok[which] = ok | skippable
+    here.inside[which] = ok & ~skippable
+    here.at[which] = np.where(skippable, at + 8 + head["skip"], blocks_at)
     here.start[which] = at
     here.content[which] = content
     here.checksum[which] = descriptor & 4
@@ -373,14 +371,14 @@ def _step(data: NDArray, here: _Cursors) -> Int64:
     plain = kind < 2  # raw, or one byte repeated: nbytes is the decoded size
     here.most[which] += np.where(plain, nbytes, largest)
     here.least[which] += np.where(plain, nbytes, 0)
-    at = at + 3
     # A kind of 3 and too large blocks are refused by the decoder of the host.
-    here.ok[which] = (at <= here.end[which]) & (kind < 3) & (nbytes <= largest)
-    here.at[which] = at + np.where(kind == 1, 1, nbytes)
+    here.ok[which] = (kind < 3) & (nbytes <= largest)
+    here.at[which] = at + 3 + np.where(kind == 1, 1, nbytes)
     last = header & 1 == 1
     ended: Int64 = np.flatnonzero(last) if isinstance(which, slice) else which[last]
     here.at[ended] += here.checksum[ended]
     here.inside[ended] = False
+    # Whatever was read from behind the end of a chunk moved the cursor further.
     np.logical_and(here.ok, here.at <= here.end, out=here.ok)
     return ended[here.ok[ended]]
 
