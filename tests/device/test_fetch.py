@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,7 +41,10 @@ def threads(request: Any, monkeypatch: Any) -> Iterator[int]:
     monkeypatch.setattr(fetch, "SERIAL_NBYTES", 0)
     monkeypatch.setattr(fetch, "TASK_NBYTES", 100)
     with config.set({"threads": request.param, "io_threads": request.param}):
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)  # threads take turns wherever they can
         yield request.param
+        sys.setswitchinterval(before)
 
 
 @pytest.mark.parametrize("decode", [False, True], ids=["stored", "decoded"])
@@ -157,6 +161,15 @@ def test_close_inner_chunks_of_a_file_are_one_read(tmp_path: Any) -> None:
     assert len(found.slabs) == 1
 
 
+def test_with_latency_the_index_of_a_shard_is_read_once(threads: int) -> None:
+    objects, layout = create("shards")
+    store = CountingStore(Far(MemoryStore(objects)))
+    wave, _ = wave_of(layout, make_plan_of(layout, (slice(0, 4), slice(0, 6))))
+    fetcher_of(layout, store).fetch(wave)
+    index = layout.levels.layouts[0].index_nbytes
+    assert [read.nbytes for read in store.reads].count(index) == 1
+
+
 # -- slabs ----------------------------------------------------------------------------------------
 
 
@@ -192,6 +205,20 @@ def test_many_tiny_rows_fill_slab_after_slab(threads: int, tmp_path: Any) -> Non
         for slab in found.slabs:
             slab.release()
     assert ring.nbytes == 1000 * math.ceil(700 / 63)
+
+
+def test_a_large_row_leaves_the_rest_of_the_slab_before_it_to_others(tmp_path: Any) -> None:
+    objects: dict[str, bytes] = {}
+    array = zarr_gpu.create_array(
+        objects, shape=(140,), chunks=([20, 100, 20],), dtype="u1", compressors=None
+    )
+    array[...] = np.arange(140) + 1
+    store = make_store("local", objects, tmp_path)
+    wave, _ = wave_of(array._layout, make_plan_of(array._layout))
+    found = fetcher_of(array._layout, store, PinnedRing(Runtime(), 64, 4)).fetch(wave)
+    assert found.slab.tolist() == [0, 1, 0]
+    assert found.offset.tolist() == [0, 0, 32]
+    assert found.used == (52, 100)
 
 
 @pytest.mark.parametrize("kind", STORES)

@@ -222,3 +222,55 @@ def test_a_file_that_is_replaced_is_read_as_it_was_opened(tmp_path: Any) -> None
     wave, _ = wave_of(layout, make_plan_of(layout))
     found = fetcher_of(layout, Replacing(store)).fetch(wave)
     assert dict(rows_of(found))[0].tobytes() == objects[key]
+
+
+@pytest.mark.parametrize("kind", STORES)
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("raw", "bytes: stored chunk of impossible size"),
+        ("rectilinear raw", "bytes: stored chunk of impossible size"),
+        ("shards, index first", "crc32c: stored chunk of impossible size"),
+        ("raw shards", "bytes: inner chunk of impossible size"),
+    ],
+)
+def test_impossible_sizes_are_found_before_anything_is_decoded(
+    name: str, text: str, kind: str, tmp_path: Any
+) -> None:
+    objects, layout = create(name)
+    key = layout.keys(np.zeros((1, 2), np.int64))[0]
+    if layout.sharded:
+        shard = layout.levels.layouts[0]
+        chunk = np.ones(shard.inner.spec.shape, layout.dtype)
+        blobs: list[Any] = [bytes(shard.inner.encode(chunk))] * shard.count
+        blobs[2] = blobs[2][:-4]
+        objects[key] = bytes(shard.pack(blobs))
+    else:
+        objects[key] = objects[key][:-4]
+    store = make_store(kind, objects, tmp_path)
+    wave, _ = wave_of(layout, make_plan_of(layout))
+    with pytest.raises(ChunkDecodeError, match=text):
+        fetcher_of(layout, store).fetch(wave)
+    assert compare(layout, store)[0] is ChunkDecodeError
+
+
+def test_an_object_replaced_between_two_requests_is_read_whole() -> None:
+    objects, layout = create("zstd")
+    key = layout.keys(np.zeros((1, 2), np.int64))[0]
+    longer = bytes(200)
+
+    class Requests(WrappedStore):
+        """Quick, but every read of a part is a request of its own."""
+
+        def open_reader(self, asked: str, *, limit: int | None = None) -> Any:
+            return Store.open_reader(self, asked, limit=limit)
+
+        def size(self, asked: str) -> int | None:
+            size = super().size(asked)
+            if asked == key:
+                self.store.set(key, longer)
+            return size
+
+    wave, _ = wave_of(layout, make_plan_of(layout))
+    found = fetcher_of(layout, Requests(MemoryStore(objects))).fetch(wave)
+    assert dict(rows_of(found))[0].tobytes() == longer

@@ -19,6 +19,7 @@ from zarr_gpu.device.kvikio import DeviceReader, gds_reason, load, set_compat_mo
 from zarr_gpu.errors import LimitError, StoreError, UnsupportedError
 from zarr_gpu.stores.local import LocalStore
 from zarr_gpu.stores.memory import MemoryStore
+from zarr_gpu.stores.zip import ZipStore
 
 DATA = bytes(range(256)) * 40
 
@@ -323,3 +324,10 @@ def test_a_file_that_cannot_be_opened_is_an_error(store: LocalStore) -> None:
 def test_stores_without_files_are_refused() -> None:
     with pytest.raises(UnsupportedError, match="not a file of its own"):
         reader(MemoryStore({"a": b"1"})).open("a")
+
+
+def test_members_of_archives_are_refused(tmp_path: Path) -> None:
+    with ZipStore(tmp_path / "a.zip", "w") as archive:
+        archive.set("a", DATA)
+        with pytest.raises(UnsupportedError, match="not a file of its own"):
+            reader(archive).open("a")
