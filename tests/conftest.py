@@ -15,3 +15,20 @@ settings.register_profile(
     "thorough", settings.get_profile("quick"), derandomize=False, max_examples=2000
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--backend",
+        choices=["host", "emulated"],
+        default="host",
+        help="what reads and writes arrays whose device is not named",
+    )
+
+
+def pytest_configure(config):
+    if config.getoption("--backend") == "emulated":
+        from tests.device import devices
+
+        devices.emulate_always()
+        config.addinivalue_line("filterwarnings", "ignore::zarr_gpu.errors.DeviceFallbackWarning")

@@ -433,7 +433,20 @@ def _compress_lz4(data, room):
     return lz4.compress(data)[4:]
 
 
+def _gdeflate(data, room):
+    from zarr_gpu.codecs.gdeflate import decode_page
+
+    return decode_page(data, room)
+
+
+def _compress_gdeflate(data, room):
+    from zarr_gpu.codecs.gdeflate import encode_page
+
+    return encode_page(data, 1)
+
+
 _DECODERS = {
+    "gdeflate": _gdeflate,
     "zstd": _zstd,
     "deflate": _inflate(-15),
     "gzip": _inflate(31),
@@ -441,10 +454,11 @@ _DECODERS = {
     "snappy": _snappy,
 }
 _ENCODERS = {
+    "gdeflate": _compress_gdeflate,
     "zstd": _compress_zstd,
     "deflate": _deflate(-15),
     "gzip": _deflate(31),
     "lz4": _compress_lz4,
 }
 _ALIGNMENT = {"deflate": 4, "gdeflate": 4}  # nvCOMP 6, queried from the library
-_ENCODE_ALIGNMENT = {"zstd": 4}
+_ENCODE_ALIGNMENT = {"zstd": 4}  # the same

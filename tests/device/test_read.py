@@ -30,6 +30,8 @@ CHAINS = {
     "gzip": [{"name": "gzip", "configuration": {"level": 3}}],
     "zlib": [{"name": "numcodecs.zlib"}],
     "lz4": [{"name": "numcodecs.lz4"}],
+    "gdeflate": [{"name": "zarrs.gdeflate"}],
+    "gdeflate+crc32c": [{"name": "zarrs.gdeflate"}, {"name": "crc32c"}],
     "shuffle+zstd": [
         {"name": "numcodecs.shuffle", "configuration": {"elementsize": 4}},
         {"name": "zstd"},

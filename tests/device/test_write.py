@@ -23,6 +23,7 @@ CHAINS = {
     "gzip": [{"name": "gzip"}],
     "zlib": [{"name": "numcodecs.zlib"}],
     "lz4": [{"name": "numcodecs.lz4"}],
+    "gdeflate": [{"name": "zarrs.gdeflate"}],
     "shuffle+zlib": [
         {"name": "numcodecs.shuffle", "configuration": {"elementsize": 4}},
         {"name": "numcodecs.zlib"},

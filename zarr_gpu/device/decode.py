@@ -13,7 +13,7 @@ import numpy as np
 
 from zarr_gpu._types import Bools, Int64, NDArray, UInt64
 from zarr_gpu.codecs.blosc import HEADER_NBYTES
-from zarr_gpu.device import assemble, blosc, elements, frames, launches, lz
+from zarr_gpu.device import assemble, blosc, elements, frames, launches, lz, pages
 from zarr_gpu.device.frames import StreamTable
 from zarr_gpu.device.program import Check, Elements, Program, Step, Unshuffle
 from zarr_gpu.device.wave import MAX_BLOCKS, Wave
@@ -22,6 +22,7 @@ EMPTY = {
     "zstd": bytes.fromhex("28b52ffd2000010000"),
     "deflate": bytes.fromhex("0300"),
     "gzip": bytes.fromhex("1f8b080000000000000303000000000000000000"),
+    "gdeflate": b"\x03" + bytes(131),
 }
 """A stream of no bytes in each format that nvCOMP may only be given when it is valid: takes the
 place of one whose checksum is wrong."""
@@ -33,6 +34,7 @@ _FORMATS = {
     "gzip": ("gzip", frames.gzip),
     "numcodecs.zlib": ("deflate", frames.zlib),
     "numcodecs.lz4": ("lz4", frames.lz4),
+    "zarrs.gdeflate": ("gdeflate", pages.gdeflate),
 }
 """Codec -> format of its streams, and the walk that finds them."""
 

@@ -16,9 +16,13 @@ from zarr_gpu.codecs.base import BytesBytesCodec
 from zarr_gpu.codecs.blosc import HEADER_NBYTES, SHUFFLES
 from zarr_gpu.codecs.bytes import BytesCodec
 from zarr_gpu.codecs.chain import BoundChain
+from zarr_gpu.codecs.gdeflate import PAGE_NBYTES
 from zarr_gpu.device.program import strides_of
 
-_FORMS = {"zstd": "zstd", "gzip": "gzip", "numcodecs.zlib": "deflate", "numcodecs.lz4": "lz4"}
+_FORMS = {
+    "zstd": "zstd", "gzip": "gzip", "numcodecs.zlib": "deflate", "numcodecs.lz4": "lz4",
+    "zarrs.gdeflate": "gdeflate",
+}  # fmt: skip
 _BLOSC_FORMS = {"lz4": ("lz4", 1), "zstd": ("zstd", 4)}  # format of the streams, number in a header
 _STREAM_NBYTES = 64 << 10
 """Of a stream in automatic Blosc blocks: what nvCOMP's encoders are made for."""
@@ -100,6 +104,9 @@ def make_encoder(chain: BoundChain) -> Encoder:
     start, nbytes = np.zeros(1, np.int64), np.array([spec.nbytes], np.int64)
     if blosc is not None:
         start, nbytes = _blosc_streams(blosc, spec.nbytes)
+    elif form == "gdeflate":
+        start = np.arange(0, spec.nbytes, PAGE_NBYTES, dtype=np.int64)
+        nbytes = np.minimum(spec.nbytes - start, PAGE_NBYTES)
     return Encoder(
         strides=tuple(strides), dtype=dtype, nbytes=spec.nbytes, codec=compressor, form=form,
         level=level, elementsize=elementsize, checksum=checksum, blosc=blosc, start=start,
@@ -177,6 +184,8 @@ def pack(encoder: Encoder, sizes: Int64, adler: NDArray) -> Packing:
     n = len(sizes)
     if encoder.blosc is not None:
         return _pack_blosc(encoder, encoder.blosc, sizes)
+    if encoder.form == "gdeflate":
+        return _pack_pages(encoder, sizes)
     before = {"numcodecs.lz4": 4, "numcodecs.zlib": 2}
     name = "" if encoder.codec is None else encoder.codec.name
     offset = np.full(n, before.get(name, 0), np.int64)
@@ -195,6 +204,23 @@ def pack(encoder: Encoder, sizes: Int64, adler: NDArray) -> Packing:
         chunk=np.arange(n), stream=np.zeros(n, np.int64), offset=offset, nbytes=sizes[:, 0],
         raw=np.zeros(n, np.bool_), total=total, parts=parts,
     )  # fmt: skip
+
+
+def _pack_pages(encoder: Encoder, sizes: Int64) -> Packing:
+    """Sizes of all pages, then the pages (zarrs, ``gdeflate.rs``)."""
+    n, streams = sizes.shape
+    head = 16 + 8 * streams
+    end = head + np.cumsum(sizes, axis=1)
+    first = np.array([encoder.nbytes, streams], "<u8").tobytes()
+    return Packing(
+        chunk=np.repeat(np.arange(n), streams),
+        stream=np.tile(np.arange(streams), n),
+        offset=(end - sizes).reshape(-1),
+        nbytes=sizes.reshape(-1),
+        raw=np.zeros(n * streams, np.bool_),
+        total=end[:, -1],
+        parts=[(i, 0, first + sizes[i].astype("<u8").tobytes()) for i in range(n)],
+    )
 
 
 def _pack_blosc(encoder: Encoder, layout: BloscLayout, sizes: Int64) -> Packing:

@@ -151,7 +151,8 @@ def _outer(chain: BoundChain) -> tuple[tuple[Check, ...], BytesBytesCodec | None
         at -= 1
         compressor = codecs[at]
     if not chain.sizes[at].exact:
-        raise HostDecodes(f"codec {codecs[at - 1].name!r} has no device step")
+        codec = codecs[at - 1] if at else chain.chain.array_bytes
+        raise HostDecodes(f"codec {codec.name!r} has no device step")
     return tuple(outer), compressor, at
 
 
@@ -227,19 +228,20 @@ def _array_steps(
         if codec.name == "transpose":
             order: Sequence[int] = codec.order  # type: ignore[attr-defined]  # TransposeCodec
             axes = [order[d] for d in axes]
-        elif codec.name == "reshape":
-            if axes != sorted(axes):
-                raise HostDecodes("a reshape behind a transpose")
-            shape = decoded.shape
-            axes = list(range(len(shape)))
-        else:
+            continue
+        step = None
+        if codec.name != "reshape":
             size = Size(decoded.nbytes)
             step = _element(codec, decoded, encoded, size, encoded.nbytes, swap_unit(dtype))
-            if step is not None:
-                if step.step.ordered and axes != sorted(axes):
-                    raise HostDecodes(f"{codec.name} behind a transpose")
-                steps.append(step)
-                dtype = _native(decoded)
+        ordered = step is not None and step.step.ordered
+        if (ordered or decoded.shape != encoded.shape) and axes != sorted(axes):
+            raise HostDecodes(f"{codec.name} behind a transpose")
+        if decoded.shape != encoded.shape:
+            shape = decoded.shape
+            axes = list(range(len(shape)))
+        if step is not None:
+            steps.append(step)
+            dtype = _native(decoded)
     return steps, shape, axes, dtype
 
 
