@@ -124,10 +124,11 @@ def test_types_and_orders(runtime, dtype, order, zarr_format):
     compare(array, SELECTIONS["backwards"])
 
 
-def test_missing_chunks_are_filled(runtime):
+@pytest.mark.parametrize("endian", ["little", "big"])
+def test_missing_chunks_are_filled(runtime, endian):
     array = zarr_gpu.create_array(
         MemoryStore(), shape=(37, 20), chunks=(10, 7), dtype="<f8", fill_value=-1.5,
-        compressors=BLOSC[0],
+        serializer={"name": "bytes", "configuration": {"endian": endian}}, compressors=BLOSC[0],
     )  # fmt: skip
     array[12:18, 3:12] = 7
     for select in SELECTIONS.values():

@@ -187,7 +187,10 @@ def span(table: Table) -> tuple[Int64, Int64]:
 
 
 def fill_table(table: Table, address: int) -> Table:
-    """The same rows, every element taken from ``address``, where its bytes repeat for 16 bytes."""
+    """The same rows, every element taken from ``address``, where its bytes repeat for 16 bytes.
+
+    They are not turned round, whatever the elements of chunks are.
+    """
     rows = table.rows.copy()
     rows["src"], rows["offset"], rows["mode"] = address, 0, PLAIN
     return replace(
@@ -195,6 +198,7 @@ def fill_table(table: Table, address: int) -> Table:
         rows=rows,
         src_stride=np.zeros_like(table.src_stride),
         src_index=(None,) * table.ndim,
+        swap=1,
     )
 
 
