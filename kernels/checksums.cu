@@ -98,7 +98,7 @@ __device__ inline u32 next_round(u32 value, const u32* table) {
 #pragma unroll
     for (int i = 0; i < 8; i++) {
         const u32 nibble = i < 2 ? value << (7 - 4 * i) : value >> (4 * i - 7);
-        sum ^= *(const u32*)(entries + i * 2048 + (nibble & 0x780 | lane));
+        sum ^= *(const u32*)(entries + i * 2048 + ((nibble & 0x780) | lane));
     }
     return sum;
 }

@@ -85,7 +85,7 @@ __device__ inline void store_some(u8* at, u32 value, u8* from, u8* to) {
 __device__ void copy(u8* out, const u8* in, u64 nbytes) {
     const bool wide = aligned((const void*)((u64)out ^ (u64)in), 16);
     const u64 unit = wide ? 16 : 4;
-    const u64 front = smaller(-(u64)out & unit - 1, nbytes);
+    const u64 front = smaller(-(u64)out & (unit - 1), nbytes);
     const u64 units = (nbytes - front) / unit, behind = front + units * unit;
     for (u64 i = threadIdx.x; i < front; i += blockDim.x) out[i] = in[i];
     for (u64 i = threadIdx.x; i < units; i += blockDim.x) {

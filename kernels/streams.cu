@@ -46,15 +46,10 @@ ZG_KERNEL make_pointers(const u64* base, const i32* base_of, const i64* offset, 
     }
 }
 
-struct alignas(16) Vector {
-    u32 word[4];
-};
-
 // Bits in which 16 bytes differ from the pattern.
-__device__ inline u32 difference(const Vector& vector, const Vector& pattern) {
-    u32 bits = 0;
-    for (int k = 0; k < 4; k++) bits |= vector.word[k] ^ pattern.word[k];
-    return bits;
+__device__ inline u32 difference(uint4 vector, uint4 pattern) {
+    return (vector.x ^ pattern.x) | (vector.y ^ pattern.y) | (vector.z ^ pattern.z) |
+           (vector.w ^ pattern.w);
 }
 
 // flag[row] = 1 where all bytes of the row are the pattern (of 1, 2, 4, 8 or 16 bytes) repeated from
@@ -68,12 +63,14 @@ ZG_KERNEL all_equal(const u64* ptr, const i64* nbytes, const u8* pattern, i32 pa
         const i64 size = nbytes[row];
         const i64 aligned = (i64)(-(u64)data & 15);
         const i64 front = aligned < size ? aligned : size;
-        const Vector* vector = (const Vector*)(data + front);
+        const uint4* vector = (const uint4*)(data + front);
         const i64 vectors = (size - front) / 16;
-        Vector wanted = {};  // the pattern as the vectors see it
+        u32 word[4] = {0, 0, 0, 0};  // the pattern as the vectors see it
+#pragma unroll
         for (int k = 0; k < 16; k++) {
-            wanted.word[k / 4] |= (u32)pattern[(front + k) % pattern_nbytes] << 8 * (k % 4);
+            word[k / 4] |= (u32)pattern[(front + k) % pattern_nbytes] << 8 * (k % 4);
         }
+        const uint4 wanted = {word[0], word[1], word[2], word[3]};
         u32 bits = 0;
         for (i64 i = threadIdx.x; i < 32; i += threads) {  // up to 15 bytes at each end
             const i64 at = i < 16 ? i : size - 32 + i;

@@ -139,9 +139,10 @@ def test_sums_do_not_overflow(kind):
         max_size=8,
     ),
     st.integers(1, 9),
+    st.sampled_from(["forward", "reverse", 1, 2]),
 )
-def test_whatever_is_stored(kind, pairs, blocks):
-    check(kind, pairs, blocks=blocks)
+def test_whatever_is_stored(kind, pairs, blocks, schedule):
+    check(kind, pairs, blocks=blocks, schedule=schedule)
 
 
 def words(values):

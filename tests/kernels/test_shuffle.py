@@ -72,7 +72,7 @@ def noise(n, seed=0):
 def test_every_typesize(kernel):
     draw = random.Random(1)
     rows, sizes = [], []
-    for typesize in range(1, 256):
+    for typesize in range(1, 256, max(1, 255 // examples(255))):
         for elements in (8 * draw.randrange(1, 20), 32 * draw.randrange(1, 4), draw.randrange(60)):
             n = elements * typesize + draw.choice([0, 0, draw.randrange(typesize)])
             rows.append(place(noise(n, n), draw.choice([0, 0, draw.randrange(16)])))
@@ -84,7 +84,8 @@ def test_every_typesize(kernel):
 @pytest.mark.parametrize("typesize", VECTORS)
 @each_kernel
 def test_every_number_of_elements(kernel, typesize, schedule):
-    rows = [place(noise(n * typesize + n % typesize, n)) for n in range(100)]
+    sizes = [n * typesize + extra for n in range(100) for extra in {0, n % typesize}]
+    rows = [place(noise(size, size)) for size in sizes]
     check(kernel, rows, [typesize] * len(rows), blocks=5, schedule=schedule)
 
 
@@ -156,8 +157,9 @@ def test_rows_of_many_tiles(kernel, typesize):
     ),
     st.integers(0, 17),
     st.integers(1, 7),
+    st.sampled_from(["forward", "reverse", 1, 2]),
 )
-def test_any_cut(kernel, shapes, shift, blocks):
+def test_any_cut(kernel, shapes, shift, blocks, schedule):
     """The number of tiles of a row is the caller's choice, as long as there is one."""
     rows = [place(noise(t * n + extra % t, n), at) for t, n, extra, _, at in shapes]
     tiles = [
@@ -171,6 +173,7 @@ def test_any_cut(kernel, shapes, shift, blocks):
         shift=shift,
         blocks=blocks,
         first_tile=first_tile,
+        schedule=schedule,
     )
 
 
