@@ -18,7 +18,7 @@ from zarr_gpu.device.blosc import LZ4, ZLIB, ZSTD, walk
 from zarr_gpu.errors import CodecError
 
 COUNT = 400
-SLOW_SECONDS = float(os.environ.get("ZARR_GPU_FUZZ_SECONDS", "60"))  # of the long run
+SLOW_SECONDS = float(os.environ.get("ZG_FUZZ_SECONDS", "60"))  # of the long run
 
 
 def blocks_of(header):
@@ -84,7 +84,7 @@ def test_same_as_the_host_one_by_one(seed):
 
 @pytest.mark.slow
 def test_same_as_the_host_for_long():
-    """Runs for ``ZARR_GPU_FUZZ_SECONDS``."""
+    """Runs for ``ZG_FUZZ_SECONDS``."""
     end, seed = monotonic() + SLOW_SECONDS, 1000
     while monotonic() < end:
         check(containers(seed, COUNT), seed)

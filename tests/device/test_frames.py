@@ -30,7 +30,7 @@ from zarr_gpu.device import frames
 from zarr_gpu.errors import CodecError
 
 COUNT = 300
-SLOW_SECONDS = float(os.environ.get("ZARR_GPU_FUZZ_SECONDS", "60"))  # of the long run
+SLOW_SECONDS = float(os.environ.get("ZG_FUZZ_SECONDS", "60"))  # of the long run
 
 
 def streams_of(these, table, row):
@@ -142,7 +142,7 @@ def test_zstd_same_as_one_by_one(seed):
 
 @pytest.mark.slow
 def test_zstd_same_as_one_by_one_for_long():
-    """Runs for ``ZARR_GPU_FUZZ_SECONDS``."""
+    """Runs for ``ZG_FUZZ_SECONDS``."""
     end, seed = monotonic() + SLOW_SECONDS, 1000
     while monotonic() < end:
         check_zstd(zstd_chunks(seed, COUNT), seed)

@@ -1,6 +1,6 @@
 """Walks on the device give the columns that the walks on the host give, and stay inside the chunks.
 
-``ZARR_GPU_FUZZ_SECONDS`` is the length of the long runs.
+``ZG_FUZZ_SECONDS`` is the length of the long runs.
 """
 
 import os
@@ -23,7 +23,7 @@ from zarr_gpu.device import blosc, frames, kernels
 
 OK, CORRUPT = 0, 12
 CANARY = 0x5A
-SLOW_SECONDS = float(os.environ.get("ZARR_GPU_FUZZ_SECONDS", "60"))
+SLOW_SECONDS = float(os.environ.get("ZG_FUZZ_SECONDS", "60"))
 each_schedule = pytest.mark.parametrize("schedule", ["forward", "reverse", 3])
 
 
