@@ -24,9 +24,19 @@ def pytest_addoption(parser):
         default="host",
         help="what reads and writes arrays whose device is not named",
     )
+    parser.addoption(
+        "--runtime",
+        choices=["emulated", "cuda"],
+        default="emulated",
+        help="the device of tests/device: an emulated one, or a real card",
+    )
 
 
 def pytest_configure(config):
+    if config.getoption("--runtime") == "cuda":
+        from tests.device import devices
+
+        devices.use_card()
     if config.getoption("--backend") == "emulated":
         from tests.device import devices
 

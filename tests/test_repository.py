@@ -36,6 +36,7 @@ PUBLIC_NAMES = [
     "create_array",
     "create_group",
     "create_hierarchy",
+    "device_info",
     "empty",
     "empty_like",
     "errors",
@@ -141,7 +142,9 @@ def test_wheel_has_every_module_the_kernels_and_the_type_marker(tmp_path: Path):
     (wheel,) = tmp_path.glob("*.whl")
     shipped = {n for n in zipfile.ZipFile(wheel).namelist() if n.startswith("zarr_gpu/")}
     sources = [
-        p for p in (ROOT / "zarr_gpu").rglob("*") if p.suffix == ".py" or p.name == "py.typed"
+        p
+        for p in (ROOT / "zarr_gpu").rglob("*")
+        if p.suffix in (".py", ".md") or p.name == "py.typed"
     ]
     kernels = [p for p in (ROOT / "kernels").rglob("*") if p.is_file()]
     expected = {p.relative_to(ROOT).as_posix() for p in sources}

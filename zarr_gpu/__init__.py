@@ -16,7 +16,7 @@ from zarr_gpu.array import Array
 from zarr_gpu.config import config
 from zarr_gpu.group import Group
 
-__all__ = ["Array", "Group", "__version__", "config", "errors"]  # noqa: F405 - see __getattr__
+__all__ = ["Array", "Group", "__version__", "config", "device_info", "errors"]  # noqa: F405
 __all__ += api.__all__
 
 
@@ -25,4 +25,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("zarr-gpu")
+    if name == "device_info":
+        from zarr_gpu.device.detect import device_info
+
+        return device_info
     raise AttributeError(f"module 'zarr_gpu' has no attribute {name!r}")

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields as dataclass_fields
 from dataclasses import replace
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from zarr_gpu import backend as backends
 from zarr_gpu import indexing, resizing
 from zarr_gpu import info as summary
 from zarr_gpu._types import JSON, NDArray, Shape
@@ -60,7 +62,21 @@ class Array(ArrayDescription):
             device or config.current.device,
         )
         self._allow_pickle = allow_pickle
-        self._backend: Backend = get_backend(self._device, self._layout.dtype)
+        self._found: tuple[int, Backend] | None = None
+        if self._device != "auto":
+            self._backend  # noqa: B018 - says at once that a device cannot be used
+
+    @property
+    def _backend(self) -> Backend:
+        """What reads and writes; found when it is first needed, and again in a forked child.
+
+        Looking for a device starts CUDA, after which a process should not be forked: opening an
+        array must not do that.
+        """
+        found, process = self._found, os.getpid()
+        if found is None or found[0] != process:
+            self._found = found = process, get_backend(self._device, self._layout.dtype)
+        return found[1]
 
     @classmethod
     def open(cls, store: Any) -> Self:
@@ -233,7 +249,7 @@ class Array(ArrayDescription):
         """What reading ``selection`` would do: rows, objects, bytes and codec steps, as text."""
         selection, fields = pop_fields(selection)
         plan = self._plan(self._parse(selection), self._layout, fields)
-        return summary.explain(self._layout, plan, self.store, self._device)
+        return summary.explain(self._layout, plan, self.store, self._device, self._backend)
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -275,7 +291,10 @@ class Array(ArrayDescription):
         if self.read_only:
             raise ReadOnlyError(f"array {self.name!r} in {self.store!r} is read-only")
         plan = self._plan(selection, self._layout, fields)
-        write_values(self._backend, self._layout, plan, self.store, value, self._settings)
+        # NumPy's values need no device, so none is looked for.
+        auto = self._device == "auto" and not backends.on_device(value)
+        backend = get_backend("cpu") if auto else self._backend
+        write_values(backend, self._layout, plan, self.store, value, self._settings)
 
     # -- changing ---------------------------------------------------------------------------------
 

@@ -22,7 +22,11 @@ from zarr_gpu.stores.base import Store
 
 
 class Backend(Protocol):
-    """Six methods; everything else about a backend is private to it."""
+    """What arrays need of a device; everything else about a backend is private to it."""
+
+    @property
+    def name(self) -> str:
+        """``host`` or ``cuda:N``."""
 
     def available(self) -> str | None:
         """None, or the reason why this backend cannot be used here."""
@@ -52,6 +56,9 @@ class Backend(Protocol):
     ) -> None:
         """Store ``value``, of the selection's shape."""
 
+    def explain(self, layout: ArrayLayout, plan: Plan, store: Store) -> list[str]:
+        """Where a read would decode and assemble, a line for each step."""
+
     def to_host(self, array: Any, dtype: np.dtype[Any]) -> NDArray:
         """A NumPy array of the same elements, which are stored as ``dtype``."""
 
@@ -59,6 +66,11 @@ class Backend(Protocol):
 _host = HostBackend()
 _devices: dict[tuple[int, int], Backend] = {}
 """Backends of devices, by process and number: a forked child has none of its parent's."""
+
+
+def on_device(value: Any) -> bool:
+    """True for arrays in the memory of a device."""
+    return hasattr(value, "__cuda_array_interface__")
 
 
 def get_backend(device: str, dtype: np.dtype[Any] | None = None) -> Backend:

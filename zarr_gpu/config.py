@@ -89,6 +89,8 @@ class Config:
     """Bytes a read may hold beside its output."""
     target_shard_size_bytes: int | None = None
     """Size aimed at by ``shards="auto"``."""
+    cache_dir: str = ""
+    """Folder of compiled kernels; "": zarr_gpu in the user's cache directory."""
     durable: bool = False
     """Local stores flush files and directories before a write returns."""
     array: ArrayConfig = field(default_factory=ArrayConfig)

@@ -30,6 +30,8 @@ SERIAL_NBYTES = 256 << 10
 class HostBackend:
     """NumPy arrays, numcodecs and threads."""
 
+    name = "host"
+
     def available(self) -> str | None:
         """Always usable."""
         return None
@@ -37,6 +39,13 @@ class HostBackend:
     def empty(self, shape: Shape, dtype: np.dtype[Any], order: str) -> NDArray:
         """Uninitialised; every element is written by a read, or the read raises."""
         return np.empty(shape, dtype, order="F" if order == "F" else "C")
+
+    def explain(self, layout: ArrayLayout, plan: Plan, store: Store) -> list[str]:
+        """Everything happens here."""
+        codecs = reversed(layout.levels.leaf.chain.codecs)
+        where = "chunks that are contiguous in the output decoded in place"
+        lines = [f"  {codec.name:<22} on the host" for codec in codecs]
+        return [*lines, f"assemble  on the host, {where}"]
 
     def adopt(self, out: Any, shape: Shape, dtype: np.dtype[Any]) -> NDArray:
         """``out`` as a writable NumPy array that shares its memory."""

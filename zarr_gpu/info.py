@@ -15,6 +15,7 @@ from zarr_gpu.shards import read_index
 
 if TYPE_CHECKING:
     from zarr_gpu.array import Array
+    from zarr_gpu.backend import Backend
     from zarr_gpu.group_reader import GroupReader
     from zarr_gpu.layout import ArrayLayout
     from zarr_gpu.plan import Plan
@@ -124,7 +125,7 @@ def _type_text(array: Array) -> str:
     return name if name == str(array.dtype) else f"{name} ({array.dtype})"
 
 
-def explain(layout: ArrayLayout, plan: Plan, store: Store, device: str) -> str:
+def explain(layout: ArrayLayout, plan: Plan, store: Store, device: str, backend: Backend) -> str:
     """The plan of a read as text: what is fetched, through which steps, and where they run."""
     levels = layout.levels
     leaf = levels.leaf
@@ -152,10 +153,8 @@ def explain(layout: ArrayLayout, plan: Plan, store: Store, device: str) -> str:
         lines.append(f"          uncompressed: only the selected {human(wanted)} are read")
     else:
         lines.append(f"decode    {human(decoded)} for {human(wanted)} of output")
-    for codec in reversed(leaf.chain.codecs):
-        lines.append(f"  {codec.name:<22} on the host")
-    lines.append("assemble  on the host, chunks that are contiguous in the output decoded in place")
-    lines.append(f"device    {device} (host)")
+    lines += backend.explain(layout, plan, store)
+    lines.append(f"device    {device} ({backend.name})")
     return "\n".join(lines)
 
 

@@ -70,7 +70,7 @@ def append(array: Array, data: Any, axis: int) -> Shape:
         _delete_outside(array.store, fresh, layout)
         selection = parse_basic((*(slice(None),) * axis, slice(old[axis], None)), shape)
         plan = make_plan(selection, layout.leaf_axes)
-        write_values(array._backend, layout, plan, array.store, values, array.config)  # noqa: SLF001
+        write_values(get_backend("cpu"), layout, plan, array.store, values, array.config)
         write_node(array.store, array.path, grown)
     array._replace_metadata(grown)  # noqa: SLF001
     return shape

@@ -3,6 +3,13 @@
 import pytest
 
 from tests.device.devices import emulated
+from zarr_gpu.config import config
+
+
+@pytest.fixture(autouse=True)
+def _host_unless_named():
+    with config.set({"device": "cpu"}):
+        yield
 
 
 @pytest.fixture(params=[0, 1, 2])

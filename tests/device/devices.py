@@ -23,15 +23,27 @@ EVERYTHING = {
 """Settings with which nothing is too small for the device, when one asks for it."""
 
 
+_runtime = EmulatedRuntime
+
+
+def use_card():
+    """From now on, tests run on the first card instead of the emulated device."""
+    from tests.device.card import Card
+
+    global _runtime
+    _runtime = Card
+
+
 @contextmanager
-def emulated(monkeypatch, **options):
-    """While it lasts, ``device="cuda"`` is the emulated device. Yields its runtime."""
+def emulated(monkeypatch, *, index=0, **options):
+    """While it lasts, ``device="cuda:<index>"`` is an emulated device. Yields its runtime."""
     changes = {**EVERYTHING, **options.pop("settings", {})}
     with config.set(changes):
-        runtime = EmulatedRuntime(**options)
+        runtime = _runtime(**options)
+        runtime.device = index
         monkeypatch.setattr(policy, "_noticed", set())
         monkeypatch.setattr(detect, "unavailable_reason", lambda device: None)
-        monkeypatch.setitem(backends._devices, (os.getpid(), 0), DeviceBackend(Engine(runtime)))
+        monkeypatch.setitem(backends._devices, (os.getpid(), index), DeviceBackend(Engine(runtime)))
         yield runtime
         runtime.synchronize()
         runtime.check()
@@ -71,4 +83,5 @@ def emulate_always():
     config.set({"gpu.min_nbytes": 0, "gpu.min_streams": 1, "gpu.slab_nbytes": 1 << 20})
     runtime = EmulatedRuntime(eager=True, strict=False)
     detect.unavailable_reason = lambda device: None
+    backends.on_device = lambda value: True
     backends._devices[os.getpid(), 0] = Unnoticed(Engine(runtime))

@@ -1,12 +1,21 @@
 """Reading on the emulated device gives what the host gives, bit for bit."""
 
+import os
+
 import numcodecs
 import numpy as np
 import pytest
 
 import zarr_gpu
 from tests.device.devices import emulated
-from zarr_gpu.errors import ChecksumError, ChunkDecodeError, DeviceFallbackWarning, UnsupportedError
+from zarr_gpu.device import detect
+from zarr_gpu.errors import (
+    ChecksumError,
+    ChunkDecodeError,
+    DeviceFallbackWarning,
+    DeviceUnavailableError,
+    UnsupportedError,
+)
 from zarr_gpu.stores.memory import MemoryStore
 
 BLOSC = [
@@ -322,3 +331,59 @@ def test_many_waves(monkeypatch):
     with emulated(monkeypatch, seed=5, settings={"gpu.wave_nbytes": 1000}) as runtime:
         compare(array)
         assert runtime.counts.launches["lz4_decode"] > 10
+
+
+class TestExplain:
+    def test_what_the_device_does(self, monkeypatch):
+        array = stored(field(), codecs=[BLOSC[0], {"name": "crc32c"}])
+        with emulated(monkeypatch):
+            text = array.to("cuda").explain()
+        assert "crc32c                 on cuda:0" in text
+        assert text.endswith("device    cuda (cuda:0)")
+
+    @pytest.mark.parametrize(
+        "setting, reason",
+        [
+            ({"gpu.min_nbytes": 1 << 20}, "too few to be worth a device"),
+            ({"gpu.min_streams": 1000}, "too few to keep a device busy"),
+            ({"gpu.trust": "no"}, "not trusted"),
+        ],
+    )
+    def test_why_the_host_does_it(self, monkeypatch, setting, reason):
+        array = stored(field(), codecs=CHAINS["zstd"])
+        with emulated(monkeypatch, settings=setting):
+            text = array.to("cuda").explain()
+            compare(array)
+        assert "zstd                   on the host" in text
+        assert reason in text
+
+    def test_a_codec_that_the_device_does_not_have(self, monkeypatch):
+        array = stored(field(), codecs=[{"name": "numcodecs.bz2"}])
+        with emulated(monkeypatch):
+            assert "'numcodecs.bz2' has no device step" in array.to("cuda").explain()
+
+
+def test_opening_an_array_looks_for_no_device(monkeypatch):
+    def look(device):
+        raise AssertionError("this starts CUDA")
+
+    monkeypatch.setattr(detect, "unavailable_reason", look)
+    array = stored(field())
+    assert array.to("auto").shape == (37, 20)
+
+
+def test_a_forked_child_asks_again(runtime, monkeypatch):
+    array = stored(field()).to("cuda")
+    compare(array.to("cpu"))
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    monkeypatch.setattr(detect, "unavailable_reason", lambda device: "this process was forked")
+    with pytest.raises(DeviceUnavailableError, match="forked"):
+        array[...]
+
+
+def test_several_devices(monkeypatch):
+    with emulated(monkeypatch) as first, emulated(monkeypatch, index=1, strict=True) as second:
+        array = stored(field(), codecs=[BLOSC[0]])
+        found = array.to("cuda:1")[...]
+        assert (second.to_host(found) == field()).all()
+        assert second.counts.launches and not first.counts.launches

@@ -49,7 +49,8 @@ def create(data, chunks=(10, 7), codecs=(), **more):
 
 def check(array, data, select=...):
     """Write on the device, read with NumPy on the host."""
-    array.to("cuda")[select] = data[select]
+    device = array.to("cuda")
+    device[select] = device._backend.runtime.array(data[select])
     assert (array[...] == data).all()
 
 

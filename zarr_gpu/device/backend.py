@@ -32,6 +32,23 @@ class DeviceBackend:
         self.engine = engine
         self.runtime = engine.runtime
 
+    @property
+    def name(self) -> str:
+        return f"cuda:{self.runtime.device}"
+
+    def explain(self, layout: ArrayLayout, plan: Plan, store: Store) -> list[str]:
+        """What the device does, or why the host does it."""
+        codecs = [codec.name for codec in reversed(layout.levels.leaf.chain.codecs)]
+        on = f"on {self.name}"
+        small = policy.small(layout, plan)
+        reason = small or policy.reason(self.runtime, layout, plan, store)
+        if reason is None:
+            lines = [f"  {name:<22} {on}" for name in codecs]
+            return [*lines, f"assemble  {on}, all chunks of a wave in one launch"]
+        lines = [f"  {name:<22} on the host" for name in codecs]
+        done = "on the host, then copied up" if small else f"{on}, from decoded chunks"
+        return [*lines, f"          because {reason}", f"assemble  {done}"]
+
     def available(self) -> str | None:
         return None
 

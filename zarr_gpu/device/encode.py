@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from zarr_gpu._types import Bools, Int64, NDArray
+from zarr_gpu.codecs._gdeflate import PAGE_NBYTES
 from zarr_gpu.codecs.base import BytesBytesCodec
 from zarr_gpu.codecs.blosc import HEADER_NBYTES, SHUFFLES
 from zarr_gpu.codecs.bytes import BytesCodec
 from zarr_gpu.codecs.chain import BoundChain
-from zarr_gpu.codecs.gdeflate import PAGE_NBYTES
 from zarr_gpu.device.program import strides_of
 
 _FORMS = {

@@ -31,9 +31,14 @@ class Engine:
         self._turn = (self._turn + 1) % len(self.streams)
         return self.streams[self._turn]
 
-    def wave_nbytes(self) -> int:
-        """Decoded bytes of the chunks that may be in work at a time."""
-        nbytes = self.budget.wave_nbytes(self.runtime.free_nbytes())
+    def wave_nbytes(self, scratch: float = 0.0) -> int:
+        """Decoded bytes of the chunks that may be in work at a time.
+
+        ``scratch`` is the memory that decoders need beside, per decoded byte.
+        """
+        nbytes = self.budget.wave_nbytes(
+            self.runtime.free_nbytes(), scratch=scratch, in_flight=STREAMS
+        )
         wanted: int = config.current.gpu.wave_nbytes
         return min(nbytes, wanted) if wanted else nbytes
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 from zarr_gpu.codecs.chain import BoundChain
 from zarr_gpu.config import config
 from zarr_gpu.device.encode import Encoder, HostEncodes, make_encoder
+from zarr_gpu.device.memory import ZSTD_SCRATCH
 from zarr_gpu.device.program import HostDecodes, Program, make_program
 from zarr_gpu.device.runtime import Runtime
 from zarr_gpu.errors import DeviceFallbackWarning
@@ -58,6 +59,12 @@ def choose(runtime: Runtime, chain: BoundChain, store: Store, rows: int) -> Prog
         notice(program)
         return None
     return None if why_host(runtime, program, store, rows) else program
+
+
+def reason(runtime: Runtime, layout: ArrayLayout, plan: Plan, store: Store) -> str | None:
+    """Why the host decodes the chunks of a read, or None."""
+    program = program_of(layout.levels.leaf)
+    return program if isinstance(program, str) else why_host(runtime, program, store, len(plan))
 
 
 def why_host(runtime: Runtime, program: Program, store: Store, rows: int) -> str | None:
@@ -117,6 +124,15 @@ def small(layout: ArrayLayout, plan: Plan) -> str | None:
     if layout.levels.leaf.raw is not None and wanted * 16 < nbytes:
         return "few bytes are wanted of each uncompressed chunk, and the host reads only those"
     return None
+
+
+def scratch(program: Program | None) -> float:
+    """Device memory that decoding needs beside its input and output, per decoded byte."""
+    codec = None if program is None else program.compressor
+    if codec is None:
+        return 0.0
+    cname = codec.cname if codec.name == "blosc" else codec.name  # type: ignore[attr-defined]
+    return ZSTD_SCRATCH if cname == "zstd" else 0.0
 
 
 def bias(program: Program) -> int:

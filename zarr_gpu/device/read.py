@@ -130,7 +130,7 @@ class DeviceRead:
                 else policy.choose(self.engine.runtime, chain, self.store, len(some))
             )
             nbytes = max(1, chain.spec.nbytes)
-            step = max(1, self.engine.wave_nbytes() // nbytes)
+            step = max(1, self.engine.wave_nbytes(policy.scratch(program)) // nbytes)
             for first in range(0, len(some), step):
                 rows = some[first : first + step]
                 if program is None:

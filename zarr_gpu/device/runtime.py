@@ -11,6 +11,7 @@ Rules that both keep:
   back *in that stream's order*: work of other streams on it must be ordered before by an event.
 * Page-locked host memory must not be reused before an event recorded after the copy is done.
 * Nothing is initialised.
+* Events may be asked and waited for by any thread; everything else is for one thread at a time.
 """
 
 from __future__ import annotations
