@@ -295,6 +295,15 @@ struct Rows {
     i64 n;
 };
 
+// value[k] = f(k, value[k]). One body of f for all four, and no indexing, which would need memory.
+template <typename F> __device__ inline void each_of_four(u64 value[4], const F& f) {
+#pragma unroll 1
+    for (int k = 0; k < 4; k++) {
+        u64 out = f(k, value[0]);
+        value[0] = value[1], value[1] = value[2], value[2] = value[3], value[3] = out;
+    }
+}
+
 // Those of four elements that are left; zeros for the others.
 __device__ inline void load(u64 value[4], const u8* at, i32 log, i64 left) {
     u64 address = (u64)at;
@@ -314,27 +323,30 @@ __device__ inline void load(u64 value[4], const u8* at, i32 log, i64 left) {
         return;
     }
     bool aligned = log && (address & ((1 << log) - 1)) == 0;
-    for (int k = 0; k < 4; k++) {
-        value[k] = 0;
-        if (k >= left) continue;
+    each_of_four(value, [&](int k, u64) {
         const u8* from = at + ((i64)k << log);
-        if (!aligned)
-            for (int b = 0; b < 1 << log; b++) value[k] |= (u64)from[b] << 8 * b;
-        else
-            value[k] = log == 1 ? *(const u16*)from : log == 2 ? *(const u32*)from : *(const u64*)from;
-    }
+        u64 out = 0;
+        if (k >= left) return out;
+        if (aligned) return log == 1 ? *(const u16*)from : log == 2 ? *(const u32*)from : *(const u64*)from;
+        for (int b = 0; b < 1 << log; b++) out |= (u64)from[b] << 8 * b;
+        return out;
+    });
 }
 
 __device__ inline void store(u8* at, const u64 value[4], i32 log, i64 left) {
-    for (int k = 0; k < 4 && left < 4; k++) {
-        if (k >= left) continue;
-        u8* to = at + ((i64)k << log);
-        if (log == 0) *to = (u8)value[k];
-        if (log == 1) *(u16*)to = (u16)value[k];
-        if (log == 2) *(u32*)to = (u32)value[k];
-        if (log == 3) *(u64*)to = value[k];
+    if (left < 4) {
+        u64 rest[4] = {value[0], value[1], value[2], value[3]};
+        each_of_four(rest, [&](int k, u64 x) {
+            u8* to = at + ((i64)k << log);
+            if (k >= left) return x;
+            if (log == 0) *to = (u8)x;
+            if (log == 1) *(u16*)to = (u16)x;
+            if (log == 2) *(u32*)to = (u32)x;
+            if (log == 3) *(u64*)to = x;
+            return x;
+        });
+        return;
     }
-    if (left < 4) return;
     if (log == 0)
         *(u32*)at = (u32)((u8)value[0] | (u8)value[1] << 8 | (u8)value[2] << 16 | (u32)(u8)value[3] << 24);
     if (log == 1)
@@ -369,9 +381,7 @@ template <typename F> __device__ inline void each_element(const Rows& rows, i32 
     each_group(rows, [&](i64 row, i64 at, i64 left, bool& bad) {
         u64 value[4];
         load(value, (const u8*)rows.in_ptr[row] + (at << in_log), in_log, left);
-#pragma unroll
-        for (int k = 0; k < 4; k++)
-            if (k < left) value[k] = decode(value[k], bad);
+        each_of_four(value, [&](int k, u64 raw) { return k < left ? decode(raw, bad) : 0; });
         store((u8*)rows.out_ptr[row] + (at << out_log), value, out_log, left);
     });
 }
@@ -454,13 +464,13 @@ unpack_bits(const u64* in_ptr, const u64* out_ptr, const i64* count, const i64* 
         if (at == 0 && padding) bad |= in[padding == 1 ? 0 : (nbits + 7) / 8] != (-nbits & 7);
         if (padding == 1) in++;
         u64 value[4] = {0, 0, 0, 0};
-        for (int k = 0; k < 4; k++) {
-            if (k >= left) continue;
+        each_of_four(value, [&](int k, u64 found) {
+            if (k >= left) return found;
             i64 bit = (at + k) * width;
             i32 skip = (i32)(bit & 7);
-            u64 found = high_first ? in[bit >> 3] >> (7 - skip) & 1 : bits_at(in + (bit >> 3), skip, width);
-            value[k] = found << first | (found >> (width - 1) & 1 ? extension : 0);
-        }
+            found = high_first ? in[bit >> 3] >> (7 - skip) & 1 : bits_at(in + (bit >> 3), skip, width);
+            return found << first | (found >> (width - 1) & 1 ? extension : 0);
+        });
         store((u8*)out_ptr[row] + (at << log), value, log, left);
     });
 }
@@ -469,50 +479,38 @@ unpack_bits(const u64* in_ptr, const u64* out_ptr, const i64* count, const i64* 
 ZG_KERNEL __launch_bounds__(256)
 delta_decode(const u64* in_ptr, const u64* out_ptr, const i64* count, const i64* first_tile, i32* status, i64 n,
              i32 source, i32 target) {
-    constexpr i32 WARPS = 8, GROUPS = 2, SHARE = GROUPS * 128;  // SHARE: elements of a warp
+    constexpr i32 WARPS = 8;
     __shared__ u64 totals[2][WARPS];  // written for one round while the other one is still being read
     Type from(source), to(target);
     i32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, turn = 0;
     for (i64 row = blockIdx.x; row < n; row += gridDim.x) {
+        const u8* in = (const u8*)in_ptr[row];
+        u8* out = (u8*)out_ptr[row];
+        i64 end = count[row];
         u64 carry = 0;
-        for (i64 at = warp * SHARE + 4 * lane; at - (warp * SHARE + 4 * lane) < count[row]; at += WARPS * SHARE) {
-            const u8* in = (const u8*)in_ptr[row] + (at << from.log);
-            u8* out = (u8*)out_ptr[row] + (at << to.log);
-            i64 left = count[row] - at;
-            u64 sum[GROUPS][4], before = 0;
-#pragma unroll
-            for (int g = 0; g < GROUPS; g++) {
-                load(sum[g], in + (128 * g << from.log), from.log, left - 128 * g);
-                u64 total = 0;
-                for (int k = 0; k < 4; k++) {
-                    u64 raw = from.swapped ? swap_bytes(sum[g][k], from.log) : sum[g][k];
-                    sum[g][k] = total += widen(from, raw).bits;
-                }
-                u64 scan = total;
-#pragma unroll
-                for (int step = 1; step < 32; step *= 2) {
-                    u64 other = __shfl_up_sync(0xffffffff, scan, step);
-                    if (lane >= step) scan += other;
-                }
-                for (int k = 0; k < 4; k++) sum[g][k] += before + scan - total;
-                before += __shfl_sync(0xffffffff, scan, 31);
+        for (i64 begin = 0; begin < end; begin += 4 * 32 * WARPS, turn ^= 1) {
+            i64 at = begin + 4 * threadIdx.x;
+            u64 sum[4], total = 0;
+            load(sum, in + (at << from.log), from.log, end - at);
+            each_of_four(sum, [&](int, u64 raw) {
+                return total += widen(from, from.swapped ? swap_bytes(raw, from.log) : raw).bits;
+            });
+            u64 scan = total;
+            for (i32 step = 1; step < 32; step *= 2) {
+                u64 other = __shfl_up_sync(0xffffffff, scan, step);
+                if (lane >= step) scan += other;
             }
-            if (lane == 31) totals[turn][warp] = before;
+            if (lane == 31) totals[turn][warp] = scan;
             __syncthreads();
-            u64 offset = carry;
-            for (int w = 0; w < WARPS; w++) {
-                offset += w < warp ? totals[turn][w] : 0;
+            u64 before = carry + scan - total;
+            for (i32 w = 0; w < WARPS; w++) {
+                before += w < warp ? totals[turn][w] : 0;
                 carry += totals[turn][w];
             }
-            turn ^= 1;
-#pragma unroll
-            for (int g = 0; g < GROUPS; g++) {
-                for (int k = 0; k < 4; k++) {
-                    sum[g][k] += offset;
-                    if (to.swapped) sum[g][k] = swap_bytes(sum[g][k], to.log);
-                }
-                store(out + (128 * g << to.log), sum[g], to.log, left - 128 * g);
-            }
+            each_of_four(sum, [&](int, u64 x) {
+                return to.swapped ? swap_bytes(x + before, to.log) : x + before;
+            });
+            store(out + (at << to.log), sum, to.log, end - at);
         }
     }
 }

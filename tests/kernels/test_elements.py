@@ -172,7 +172,7 @@ def test_looking_up(schedule):
 @pytest.mark.parametrize("blocks", [1, 3, None])
 def test_sums_of_rows_of_all_lengths(blocks, schedule):
     config = {"id": "delta", "dtype": "<i4", "astype": "<i2"}
-    counts = [0, 1, 5, 128, 129, 2047, 2048, 2049, 0, 4 * 2048 + 77, 3]
+    counts = [0, 1, 5, 128, 129, 1023, 1024, 1025, 0, 7 * 1024 + 77, 3]
     rows = [random_bytes(2 * n, seed=n) for n in counts]
     sizes = [4 * n for n in counts]
     results = run(filter_step(**config), rows, sizes, blocks=blocks, schedule=schedule, shift=2)
