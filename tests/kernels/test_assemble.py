@@ -203,7 +203,7 @@ def test_blosc_blocks_are_unfiltered_while_they_are_copied(
         np.zeros(1, np.uint64), np.array([out.ctypes.data]), np.array([nbytes]), word=word
     )
     stored = np.frombuffer(packed, np.uint8)
-    planes, keep = split_blocks(data, header)
+    planes, _keep = split_blocks(data, header)
     row = table.rows[0]
     if header.stored:
         row["src"] = stored.ctypes.data + 16

@@ -117,6 +117,8 @@ class DeviceWrite:
         buffer = slab.array
         try:
             for chunk, offset, data in packing.parts:
+                if made.empty[chunk]:  # has no place of its own
+                    continue
                 at = int(starts[chunk]) + offset
                 buffer[at : at + len(data)] = np.frombuffer(data, np.uint8)
             return self._blobs(buffer, starts, packing.total, made.empty)
