@@ -6,11 +6,13 @@ VENV := .venv
 PEER := .venv-peer
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
+# Tests of reading and writing, which run on both backends.
+BOTH := tests/test_array.py tests/test_shards.py tests/golden tests/quirks
 PNG ?= demo.png
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format test-fast test-interop test-peer test-slow clean
+.PHONY: help demo test lint format test-fast test-device test-card test-interop test-peer test-slow clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -20,9 +22,17 @@ demo: $(VENV)/.demo ## real data through every codec and layout, checked bit by 
 
 test: lint ## all checks: lint, types, import layers and the tests
 	$(PYTEST) -n 2 -m "not slow"
+	$(PYTEST) -n 2 -m "not slow" -q --backend=emulated $(BOTH)
 
 test-fast: $(VENV)/.test ## the tests alone
 	$(PYTEST) -n 2 -m "not slow and not peer"
+
+test-device: $(VENV)/.test ## kernels and device backend, without a card
+	$(PYTEST) -n 2 -m "not slow" tests/kernels tests/device
+	$(PYTEST) -n 2 -m "not slow" -q --backend=emulated $(BOTH)
+
+test-card: $(VENV)/.test ## the device backend on the first card of this machine
+	$(PYTEST) -m "not slow" --runtime=cuda tests/device
 
 test-interop: $(VENV)/.test ## only the comparisons with other Zarr implementations
 	$(PYTEST) -n 2 -m peer
