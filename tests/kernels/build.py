@@ -57,6 +57,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "tsan": ("-O1", "-fno-omit-frame-pointer", "-DZG_TSAN", "-fsanitize=thread"),
 }  # fmt: skip
 _KERNEL = re.compile(r"^ZG_KERNEL\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(", re.MULTILINE)
+_LAUNCHING = threading.Lock()  # a library has one set of fibers; under tsan all share theirs
 _SCHEDULES = {"forward": 0, "reverse": 1}
 
 
@@ -101,7 +102,6 @@ class HostModule:
 
     def __init__(self, path: Path) -> None:
         self.schedule: str | int = "forward"
-        self._lock = threading.Lock()  # the library has one set of fibers
         self._library = ctypes.CDLL(str(path))
         self._library.zg_kinds.restype = ctypes.c_char_p
         self._library.zg_sizes.restype = ctypes.c_char_p
@@ -122,7 +122,7 @@ class HostModule:
         values = [np.asarray(value) for value in args]
         pointers = (ctypes.c_void_p * max(1, len(values)))(*(v.ctypes.data for v in values))
         three = ctypes.c_uint * 3
-        with self._lock:
+        with _LAUNCHING:
             error = self._library.zg_launch(
                 name.encode(), three(*grid), three(*block), pointers,
                 ctypes.c_int(mode), ctypes.c_uint64(seed),

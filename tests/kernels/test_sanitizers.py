@@ -1,7 +1,7 @@
 """The sanitizers find planted bugs, and find nothing in the tests of the kernels.
 
-The tests of the kernels run again, in a process of its own for each sanitizer. There are fewer
-examples: ``ZG_KERNEL_EXAMPLES`` is the share of those of a usual run, 0.1 if not set.
+The tests of the kernels run again, in a process of its own for each sanitizer, with fewer cases and
+examples: ``ZG_KERNEL_EXAMPLES`` is the share of those of a usual run, 0.05 if not set.
 """
 
 import os
@@ -161,7 +161,7 @@ def test_kernels_are_clean(variant):
         # Reports go to the standard error of the process, not to that of Python.
         ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--capture=sys",
          "-m", "not slow and not gpu and not peer", *files],
-        ZG_KERNEL_EXAMPLES=os.environ.get("ZG_KERNEL_EXAMPLES", "0.1"),
+        ZG_KERNEL_EXAMPLES=os.environ.get("ZG_KERNEL_EXAMPLES", "0.05"),
         HYPOTHESIS_PROFILE="quick",
     )  # fmt: skip
     assert code == 0, text[-20000:]

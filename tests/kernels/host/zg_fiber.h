@@ -144,9 +144,6 @@ static void prepare(Fiber& fiber) {
 #if defined(ZG_ASAN)
     __asan_unpoison_memory_region(fiber.bottom, fiber.size);  // frames of an aborted launch
     fiber.sanitizer = nullptr;
-#elif defined(ZG_TSAN)
-    if (fiber.sanitizer) __tsan_destroy_fiber(fiber.sanitizer);
-    fiber.sanitizer = __tsan_create_fiber(0);
 #endif
 #if !defined(ZG_ASSEMBLY)
     getcontext(&fiber.context);

@@ -51,9 +51,20 @@ namespace zg {
 
 Kernel* kernels = nullptr;
 
+constexpr int MAX_THREADS = 1024;
+
+#if defined(ZG_TSAN)
+// Those of ThreadSanitizer are few (8128) and slow to make (1 ms), so all libraries share one set:
+// a static member of a template is unique in the process.
+template <int> struct Shared {
+    __attribute__((visibility("default"))) static void* fibers[MAX_THREADS];
+};
+template <int n> void* Shared<n>::fibers[MAX_THREADS];
+#endif
+
 namespace {
 
-constexpr int MAX_THREADS = 1024, MAX_GROUPS = 32;
+constexpr int MAX_GROUPS = 32;
 #if defined(ZG_TSAN)
 constexpr bool OWN_FIBER = true;  // memory of a stack must not pass between threads unordered
 #else
@@ -337,10 +348,37 @@ void run_block(uint64_t number) {
     acquire(block_ends);
 }
 
-void abandon_fibers() {
-    for (Fiber& fiber : fibers) fiber.started = false;
+#if defined(ZG_TSAN)
+// By the main thread: a fiber made by another one would count as ordered after it.
+void make_fibers() {
+    for (int t = 0; t < launch.threads; t++) {
+        void*& shared = Shared<0>::fibers[t];
+        if (!shared) shared = __tsan_create_fiber(0);
+        fibers[t].sanitizer = shared;
+        if (!fibers[t].started) prepare(fibers[t]);
+    }
+}
+
+// Threads that will never finish: what they did is over, and their calls never return.
+void unmake_fibers() {
+    for (int t = 0; t < launch.threads; t++) {
+        if (state[t] == UNSTARTED || state[t] == EXITED) continue;
+        __tsan_switch_to_fiber(fibers[t].sanitizer, 1);
+        release(block_ends);
+        __tsan_switch_to_fiber(main_fiber.sanitizer, 1);
+        __tsan_destroy_fiber(fibers[t].sanitizer);
+        Shared<0>::fibers[t] = nullptr;
+    }
+    acquire(block_ends);
+}
+#endif
+
+void forget_fibers() {
     idle_count = 0;
-    for (Fiber& fiber : fibers) idle[idle_count++] = &fiber;
+    for (Fiber& fiber : fibers) {
+        fiber.started = false;
+        idle[idle_count++] = &fiber;
+    }
 }
 
 void run_grid() {
@@ -490,11 +528,15 @@ ZG_API const char* zg_launch(const char* name, const unsigned* grid, const unsig
     fiber_body = serve;
     find_shared();
     current = previous = &main_fiber;
+    if (!idle_count) forget_fibers();
 #if defined(ZG_TSAN)
     main_fiber.sanitizer = __tsan_get_current_fiber();
+    make_fibers();
 #endif
-    if (!idle_count) abandon_fibers();
     run_grid();
-    if (launch.failed) abandon_fibers();
+#if defined(ZG_TSAN)
+    if (launch.failed) unmake_fibers();
+#endif
+    if (launch.failed) forget_fibers();
     return launch.failed ? launch.message : nullptr;
 }
