@@ -39,6 +39,15 @@ ZG_KERNEL guard_streams(u64* in_ptr, u64* in_nbytes, const i32* row, const i32* 
     }
 }
 
+// The status of streams whose checksum is not the expected one becomes ZG_BAD_CHECKSUM; those that
+// failed already keep theirs. Sums are `stride` words apart: 2 takes the lower halves of sums of 64
+// bits.
+ZG_KERNEL compare_sums(const u32* sum, i64 stride, const u32* expected, i32* status, i64 n) {
+    for (i64 i = zg_thread(); i < n; i += zg_threads()) {
+        if (sum[i * stride] != expected[i] && status[i] == 0) status[i] = ZG_BAD_CHECKSUM;
+    }
+}
+
 // ptr[i] = base[base_of[i]] + offset[i]
 ZG_KERNEL make_pointers(const u64* base, const i32* base_of, const i64* offset, u64* ptr, i64 n) {
     for (i64 i = zg_thread(); i < n; i += zg_threads()) {

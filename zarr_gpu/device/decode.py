@@ -15,7 +15,7 @@ from zarr_gpu._types import Bools, Int64, NDArray, UInt64
 from zarr_gpu.codecs.blosc import HEADER_NBYTES
 from zarr_gpu.device import assemble, blosc, elements, frames, launches, lz, pages
 from zarr_gpu.device.frames import StreamTable
-from zarr_gpu.device.program import Check, Elements, Program, Step, Unshuffle
+from zarr_gpu.device.program import CHECKSUMS, Check, Elements, Program, Step, Unshuffle
 from zarr_gpu.device.wave import MAX_BLOCKS, Wave
 
 EMPTY = {
@@ -27,6 +27,8 @@ EMPTY = {
 """A stream of no bytes in each format that nvCOMP may only be given when it is valid: takes the
 place of one whose checksum is wrong."""
 _ALIGNMENT = {"deflate": 4, "gdeflate": 4}  # of nvCOMP's input
+_CONTENT_SUMS = {"gzip": CHECKSUMS["numcodecs.crc32"], "deflate": CHECKSUMS["numcodecs.adler32"]}
+_XXH64_STREAMS = 8  # of a warp
 _INNER = ("blosclz", "lz4", "snappy", "zlib", "zstd")  # numbers in a Blosc header
 _MODES = np.array([assemble.UNFILTERED, assemble.BYTES, assemble.BITS], np.int32)
 _FORMATS = {
@@ -179,6 +181,28 @@ class Decoder:
                 wave.guard(streams, number, EMPTY[form])
             wave.decompress(form, streams)
         wave.fold(streams.status, streams.n, number, streams.actual, streams.out_nbytes)
+        self._verify_content(form, table, target)
+
+    def _verify_content(self, form: str, table: StreamTable, target: UInt64) -> None:
+        """Compare the checksums that streams carry, which decoders of the device may not do."""
+        which, expected = frames.content_sums(form, self._data, table)
+        n = len(which)
+        if not n:
+            return
+        wave = self._wave
+        ptr = wave.table(target[which])
+        nbytes = wave.table(table.out_nbytes[which].astype(np.uint64))
+        kind = _CONTENT_SUMS.get(form)
+        if kind is None:
+            words, sums = 2, wave.table(np.zeros(n, np.uint64))
+            blocks = min(-(-n // _XXH64_STREAMS), MAX_BLOCKS)
+            wave.launch("xxh64", blocks, 32, ptr, nbytes, sums, n)
+        else:
+            words, sums = 1, wave.table(np.zeros(n, np.uint32))
+            wave.launch("checksum_make", min(n, MAX_BLOCKS), 256, ptr, nbytes, kind, sums, n)
+        status = wave.table(np.zeros(n, np.int32))
+        wave.each("compare_sums", n, sums, words, wave.table(expected), status, n)
+        wave.fold(status, n, wave.table(self._number[table.row[which]].astype(np.int32)))
 
     def _align(self, form: str, source: UInt64, nbytes: Int64) -> UInt64:
         """Addresses of streams that the decoder of ``form`` accepts; copies those it would not."""

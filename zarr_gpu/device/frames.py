@@ -176,6 +176,27 @@ def zlib(data: NDArray, offset: Int64, nbytes: Int64, expected: Int64) -> tuple[
     return _whole(good, offset, nbytes, expected, before=_ZLIB_HEADER, around=around)
 
 
+# -- checksums -----------------------------------------------------------------------------------
+
+
+def content_sums(form: str, data: NDArray, table: StreamTable) -> tuple[Int64, NDArray]:
+    """Which streams carry a checksum of what they decode to, and its 32 bits.
+
+    ``form`` is "deflate" for the streams of :func:`zlib` (Adler-32, behind the stream), "gzip" for
+    those of :func:`gzip` (CRC-32) or "zstd" for those of :func:`zstd` (the lower half of XXH64, RFC
+    8878 section 3.1.1). Streams of other forms carry none.
+    """
+    which, end = np.arange(len(table)), table.offset + table.nbytes
+    if form == "deflate":
+        return which, window(data, end, ">u4").astype(np.uint32)
+    if form == "gzip":
+        return which, window(data, end - _GZIP_TRAILER, "<u4")
+    if form == "zstd":
+        which = np.flatnonzero(window(data, table.offset + _DESCRIPTOR_AT, "u1") & _CHECKSUM)
+        return which, window(data, end[which] - 4, "<u4")
+    return which[:0], np.empty(0, np.uint32)
+
+
 # -- LZ4, Snappy ---------------------------------------------------------------------------------
 
 
@@ -235,6 +256,7 @@ MAX_STEPS = 4096
 is made of crumbs: the host decodes it sooner than the device, and the walk stays short."""
 
 _MAGIC, _SKIPPABLE = 0xFD2FB528, 0x184D2A50  # RFC 8878 sections 3.1.1, 3.1.2; low 4 bits are free
+_DESCRIPTOR_AT, _CHECKSUM = 4, 0x04  # Content_Checksum_flag, section 3.1.1.1.1
 _BLOCK_NBYTES = 128 << 10  # largest block, section 3.1.1.2.4
 _FRAME = np.dtype(
     {
@@ -356,7 +378,7 @@ def _enter(data: NDArray, here: _Cursors) -> None:
     here.at[which] = np.where(skippable, at + 8 + head["skip"], blocks_at)
     here.start[which] = at
     here.content[which] = content
-    here.checksum[which] = descriptor & 4
+    here.checksum[which] = descriptor & _CHECKSUM  # which happens to be its size, too
     here.largest[which] = np.minimum(largest, _BLOCK_NBYTES)
     here.least[which] = here.most[which] = 0
 
