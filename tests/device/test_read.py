@@ -1,5 +1,6 @@
 """Reading on the emulated device gives what the host gives, bit for bit."""
 
+import gc
 import os
 
 import numcodecs
@@ -387,3 +388,15 @@ def test_several_devices(monkeypatch):
         found = array.to("cuda:1")[...]
         assert (second.to_host(found) == field()).all()
         assert second.counts.launches and not first.counts.launches
+
+
+def test_memory_of_waves_goes_without_the_garbage_collector(runtime):
+    array = stored(field(), codecs=[BLOSC[0]]).to("cuda")
+    gc.disable()
+    try:
+        before = runtime.used_nbytes
+        result = array[...]
+        runtime.synchronize()
+        assert runtime.used_nbytes - before == result.nbytes
+    finally:
+        gc.enable()

@@ -52,14 +52,14 @@ class CudaStream:
 
     __slots__ = ("_device", "native")
 
-    def __init__(self, device: Any, native: Any) -> None:
+    def __init__(self, device: int, native: Any) -> None:
         self._device = device
         self.native = native
 
     def record(self) -> CudaEvent:
         import cupy
 
-        with self._device:
+        with cupy.cuda.Device(self._device):
             # block: a waiting thread sleeps, as others have chunks to decode
             event = cupy.cuda.Event(block=True, disable_timing=True)
             event.record(self.native)
@@ -89,31 +89,34 @@ class CudaRuntime:
         detect.mark_used()
         self.device = device
         self._cupy = cupy
-        self._device = cupy.cuda.Device(device)
-        self._arch = int(self._device.compute_capability)
+        self._arch = int(self._on().compute_capability)
         self._kernel = cache(self._load)
+
+    def _on(self) -> Any:
+        """The device as a context; a new one each time, as threads must not share one."""
+        return self._cupy.cuda.Device(self.device)
 
     def _load(self, kernel: str) -> Any:
         path = compiler.cubin_path(kernels.file_of(kernel), self._arch)
-        with self._device:
+        with self._on():
             return self._cupy.RawModule(path=str(path)).get_function(kernel)
 
     # -- arrays -----------------------------------------------------------------------------------
 
     def empty(self, shape: Shape, dtype: np.dtype[Any], order: str) -> Any:
-        with self._device:
+        with self._on():
             return self._cupy.empty(shape, dtype, order=order)
 
     def adopt(self, out: Any) -> Any:
         if isinstance(out, self._cupy.ndarray):
             array = out
         elif hasattr(out, "__cuda_array_interface__"):
-            with self._device:
+            with self._on():
                 array = self._cupy.asarray(out)
         elif hasattr(out, "__dlpack_device__"):
             if out.__dlpack_device__()[0] not in (_CUDA, _CUDA_MANAGED):
                 return None
-            with self._device:
+            with self._on():
                 array = self._cupy.from_dlpack(out)
         else:
             return None
@@ -128,7 +131,7 @@ class CudaRuntime:
         return self._cupy.broadcast_to(array, shape)
 
     def assign(self, out: Any, value: Any) -> None:
-        with self._device:
+        with self._on():
             out[...] = value
 
     def to_host(self, array: Any) -> NDArray:
@@ -139,7 +142,7 @@ class CudaRuntime:
 
     def alloc(self, nbytes: int, stream: Stream) -> CudaBuffer:
         error = self._cupy.cuda.memory.OutOfMemoryError
-        with self._device, stream.native:  # type: ignore[attr-defined]  # a CudaStream
+        with self._on(), stream.native:  # type: ignore[attr-defined]  # a CudaStream
             try:
                 memory = self._cupy.cuda.alloc(nbytes)
             except error:
@@ -151,24 +154,24 @@ class CudaRuntime:
         return CudaBuffer(memory, nbytes)
 
     def pinned(self, nbytes: int) -> NDArray:
-        with self._device:
+        with self._on():
             memory = self._cupy.cuda.alloc_pinned_memory(nbytes)
         return np.frombuffer(memory, np.uint8, nbytes)
 
     def free_nbytes(self) -> int:
-        with self._device:
+        with self._on():
             free = int(self._cupy.cuda.runtime.memGetInfo()[0])
             return free + int(self._cupy.get_default_memory_pool().free_bytes())
 
     # -- order ------------------------------------------------------------------------------------
 
     def new_stream(self) -> CudaStream:
-        with self._device:
-            return CudaStream(self._device, self._cupy.cuda.Stream(non_blocking=True))
+        with self._on():
+            return CudaStream(self.device, self._cupy.cuda.Stream(non_blocking=True))
 
     def current_stream(self) -> CudaStream:
-        with self._device:
-            return CudaStream(self._device, self._cupy.cuda.get_current_stream())
+        with self._on():
+            return CudaStream(self.device, self._cupy.cuda.get_current_stream())
 
     # -- work -------------------------------------------------------------------------------------
 
@@ -180,7 +183,7 @@ class CudaRuntime:
 
     def _copy(self, target: int, source: int, nbytes: int, kind: int, stream: Stream) -> None:
         if nbytes:
-            with self._device:
+            with self._on():
                 self._cupy.cuda.runtime.memcpyAsync(
                     target,
                     source,
@@ -192,7 +195,7 @@ class CudaRuntime:
     def launch(
         self, kernel: str, blocks: int, threads: int, args: tuple[Any, ...], stream: Stream
     ) -> None:
-        with self._device, stream.native:  # type: ignore[attr-defined]
+        with self._on(), stream.native:  # type: ignore[attr-defined]
             self._kernel(kernel)((blocks,), (threads,), kernels.pack(kernel, args))
 
     def can_decompress(self, codec: str) -> bool:
@@ -203,20 +206,20 @@ class CudaRuntime:
 
     def decompress(self, codec: str, streams: Streams, stream: Stream) -> None:
         library = nvcomp.load()
-        nbytes = library.decompress_temp_nbytes(
-            codec, streams.n, streams.max_nbytes, streams.total_nbytes
-        )
-        temp = self.alloc(max(1, nbytes), stream)
-        with self._device:
+        with self._on():
+            nbytes = library.decompress_temp_nbytes(
+                codec, streams.n, streams.max_nbytes, streams.total_nbytes
+            )
+            temp = self.alloc(max(1, nbytes), stream)
             library.decompress(codec, streams, temp.ptr, nbytes, stream.native.ptr)  # type: ignore[attr-defined]
 
     def compress(self, codec: str, streams: Streams, stream: Stream, level: int = -1) -> None:
         library = nvcomp.load()
-        nbytes = library.compress_temp_nbytes(
-            codec, streams.n, streams.max_nbytes, streams.total_nbytes, level
-        )
-        temp = self.alloc(max(1, nbytes), stream)
-        with self._device:
+        with self._on():
+            nbytes = library.compress_temp_nbytes(
+                codec, streams.n, streams.max_nbytes, streams.total_nbytes, level
+            )
+            temp = self.alloc(max(1, nbytes), stream)
             library.compress(codec, streams, temp.ptr, nbytes, stream.native.ptr, level)  # type: ignore[attr-defined]
 
     def compress_max(self, codec: str) -> int:

@@ -65,7 +65,9 @@ class Wave:
         self._ring = tables
         self._parts: list[tuple[int, NDArray]] = []
         self._nbytes = 0
-        self._work: list[Callable[[int], None]] = []
+        # Given the wave and the address of its tables. Nothing in here refers to the wave, so that
+        # its memory goes with the last reference to it and not when garbage is collected.
+        self._work: list[Callable[[Wave, int], None]] = []
         self._late: list[Callable[[int], None]] = []
         self._buffers: list[Buffer] = []
         self._fails = False
@@ -89,9 +91,9 @@ class Wave:
     def launch(self, kernel: str, blocks: int, threads: int, *args: Any) -> None:
         """Queue a kernel; arguments may be :class:`Ref`."""
 
-        def work(base: int) -> None:
+        def work(wave: Wave, base: int) -> None:
             values = tuple(base + a.offset if isinstance(a, Ref) else a for a in args)
-            self.runtime.launch(kernel, blocks, threads, values, self.stream)
+            wave.runtime.launch(kernel, blocks, threads, values, wave.stream)
 
         self._work.append(work)
 
@@ -120,13 +122,13 @@ class Wave:
     def decompress(self, codec: str, streams: StreamRefs) -> None:
         """Queue a batched decoder of the runtime."""
         self._work.append(
-            lambda base: self.runtime.decompress(codec, streams.at(base), self.stream)
+            lambda wave, base: wave.runtime.decompress(codec, streams.at(base), wave.stream)
         )
 
     def compress(self, codec: str, streams: StreamRefs, level: int) -> None:
         """Queue a batched encoder of the runtime; ``max_nbytes`` and its like are of the input."""
         self._work.append(
-            lambda base: self.runtime.compress(codec, streams.at(base), self.stream, level)
+            lambda wave, base: wave.runtime.compress(codec, streams.at(base), wave.stream, level)
         )
 
     def copy(self, source: UInt64, target: UInt64, nbytes: Int64) -> None:
@@ -261,7 +263,7 @@ class Wave:
         self.runtime.upload(tables.ptr, slab.array[: self._nbytes], self.stream)
         slab.retire(self.stream.record())
         for work in self._work:
-            work(tables.ptr)
+            work(self, tables.ptr)
         if not self._fails:
             return None
         result = self._ring.acquire(4 * self.n)
