@@ -164,7 +164,6 @@ __device__ inline bool walk_blocks(
         // A kind of 3 and too large blocks are refused by the decoder of the host.
         if (kind == 3 || nbytes > f.largest) return false;
         at += 3 + (kind == 1 ? 1 : nbytes);
-        if (at > size) return false;
         b.most += kind < 2 ? nbytes : f.largest;
         b.least += kind < 2 ? nbytes : 0;
         last = header & 1;

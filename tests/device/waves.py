@@ -245,6 +245,7 @@ ODD_FRAMES = {
     "skippable alone, bytes expected": (skippable(7), 5),
     "skippable too long": (skippable(9)[:-1], 0),
     "skippable too long behind": (SIZED + skippable(9)[:-1], 100),
+    "skippable header cut short": (skippable(0)[:6], 5),
     "skippable of 4 GiB": (b"\x50\x2a\x4d\x18\xff\xff\xff\xff" + RAW, 100),
     "magic cut short": (MAGIC[:3], 1),
     "magic alone": (MAGIC, 1),
