@@ -47,9 +47,9 @@ def zstd_without_size(content, claimed, flip=0):
 
 def zstd_frames(content, claimed, flip=0):
     """Frames that begin anywhere: one without a checksum, something to skip, two with one."""
-    plain = zstandard.ZstdCompressor().compress(content[:101])
+    plain = zstandard.ZstdCompressor().compress(content[:701])
     skipped = bytes.fromhex("502a4d1803000000") + b"abc"
-    first = zstd(content[101:1000], claimed[101:1000])
+    first = zstd(content[701:1000], claimed[701:1000])
     return plain + skipped + first + zstd(content[1000:], claimed[1000:], flip)
 
 
