@@ -76,7 +76,8 @@ def _compile(name: str, text: str, arch: int) -> Cubin:
     program = nvrtc.createProgram(text, f"{name}.cu", (), ())
     try:
         nvrtc.compileProgram(program, options)
-        return Cubin(_completed(nvrtc.getCUBIN(program)), nvrtc.getProgramLog(program))
+        log = nvrtc.getProgramLog(program).rstrip("\0 \n")
+        return Cubin(_completed(nvrtc.getCUBIN(program)), log)
     except nvrtc.NVRTCError as error:
         raise DeviceUnavailableError(
             f"kernels/{name}.cu does not compile for sm_{arch}: {error}\n"
