@@ -45,7 +45,8 @@ class Table:
 
     ``rows`` has type :data:`ROW`; ``extent``, ``src_stride`` and ``first`` have shape (rows, axes),
     ``dst_stride`` (axes,). Index arrays hold one entry per element of their axis: byte offsets in
-    the chunk, and positions in the output. ``word`` and ``swap`` are in bytes.
+    the chunk, and positions in the output. ``word`` and ``swap`` are in bytes. ``repeats``: behind
+    every source its element is repeated for 16 bytes.
     """
 
     rows: NDArray
@@ -57,6 +58,7 @@ class Table:
     dst_index: tuple[Int64 | None, ...]
     word: int
     swap: int = 1
+    repeats: bool = False
 
     @property
     def ndim(self) -> int:
@@ -199,6 +201,7 @@ def fill_table(table: Table, address: int) -> Table:
         src_stride=np.zeros_like(table.src_stride),
         src_index=(None,) * table.ndim,
         swap=1,
+        repeats=True,
     )
 
 
@@ -313,8 +316,8 @@ def _widen(table: Table) -> Table:
     if last < 0 or table.src_index[last] is not None or table.dst_index[last] is not None:
         return table
     word = table.word
-    step = int(table.src_stride[0, last])  # 0: one element is repeated, whose bytes are, too
-    if table.dst_stride[last] != word or step not in (0, word):
+    step = 0 if table.repeats else word
+    if table.dst_stride[last] != word:
         return table
     if (table.src_stride[:, last] != step).any():
         return table

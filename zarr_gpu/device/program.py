@@ -126,14 +126,14 @@ def make_program(chain: BoundChain) -> Program:
 
 
 def native_program(spec: ChunkSpec) -> Program:
-    """For chunks that the host has decoded already."""
+    """For chunks that the host has decoded already, in the byte order of the array."""
     return Program(
         outer=(),
         compressor=None,
         unpacked=spec.nbytes,
         inner=(),
         strides=tuple(strides_of(spec.shape, spec.dtype.itemsize)),
-        dtype=spec.dtype.newbyteorder("="),
+        dtype=spec.dtype,
     )
 
 
