@@ -44,16 +44,22 @@ ZG_KERNEL no_syncthreads(u32* out) {
 }
 ZG_KERNEL plain_sum(u32* out) { out[0] += threadIdx.x; }
 ZG_KERNEL early_lane(u32* out) {
+    out[63 - threadIdx.x] = 1;
     if (threadIdx.x == 40) return;
-    out[threadIdx.x] = __shfl_sync(~0u, threadIdx.x, 0);
+    out[63 - threadIdx.x] = __shfl_sync(~0u, threadIdx.x, 0);
 }
 ZG_KERNEL early_return(u32* out) {
+    u32 local[7];
+    for (u32 i = 0; i < 7; i++) local[i] = out[threadIdx.x] + i;
     if (threadIdx.x == 40) return;
     __syncthreads();
+    out[threadIdx.x] = local[threadIdx.x % 7];
 }
 ZG_KERNEL trap(u32* out) { if (threadIdx.x == 7) __trap(); }
 ZG_KERNEL good(u32* out) {
     __shared__ u32 tile[64], sum;
+    u32 local[40];
+    for (u32 i = 0; i < 40; i++) local[i] = out[threadIdx.x] + i;
     for (u32 round = 0; round < 3; round++) {
         tile[threadIdx.x] = threadIdx.x;
         if (threadIdx.x == 0) sum = 0;
@@ -64,7 +70,7 @@ ZG_KERNEL good(u32* out) {
         __syncwarp();
         atomicAdd(&sum, tile[threadIdx.x ^ 31]);
         __syncthreads();
-        out[threadIdx.x] = sum;
+        out[threadIdx.x] = sum + local[sum % 40] - local[sum % 40];
         __syncthreads();
     }
 }
@@ -90,8 +96,9 @@ from tests.kernels import build
 
 module = build.load_text(sys.argv[1])
 
-def run(kernel, threads, schedule):
-    out = np.zeros(threads, np.uint32)
+def run(kernel, threads, schedule, out=None):
+    if out is None:
+        out = np.zeros(threads, np.uint32)
     module.schedule = schedule
     module.get_function(kernel)((2,), (threads,), (np.uint64(out.ctypes.data),))
 
@@ -105,10 +112,11 @@ for kernel in sys.argv[2:]:
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     print("end", kernel, code, flush=True)
 
+out = np.zeros(64, np.uint32)  # what an aborted launch wrote is no race with what comes after it
 for schedule in ("forward", "reverse", 1) * 3:
     for kernel in ("early_lane", "early_return", "good", "trap", "good"):
         try:
-            run(kernel, 64, schedule)
+            run(kernel, 64, schedule, out)
         except RuntimeError:
             assert kernel != "good"
         else:

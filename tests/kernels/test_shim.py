@@ -29,6 +29,14 @@ ZG_KERNEL axes(u32* out) {
 
 ZG_KERNEL turns(u32* out, u32* counter) { out[atomicAdd(counter, 1u)] = (u32)zg_thread(); }
 
+ZG_KERNEL turns_after_barriers(u32* out, u32* counter) {
+    __syncthreads();
+    out[atomicAdd(counter, 1u)] = threadIdx.x;
+    __syncthreads();
+    u32 first = __shfl_sync(~0u, threadIdx.x, 0);
+    out[atomicAdd(counter, 1u)] = first + threadIdx.x % 32;
+}
+
 ZG_KERNEL __launch_bounds__(1024) reverse_block(u32* out, i32 rounds) {
     __shared__ u32 tile[1024];
     u32 value = threadIdx.x;
@@ -159,6 +167,10 @@ ZG_KERNEL early_lane(u32* out) {
     if (threadIdx.x == 40) return;
     out[threadIdx.x] = __shfl_sync(~0u, threadIdx.x, 0);
 }
+ZG_KERNEL first_lane_exits(u32* out) {
+    if (threadIdx.x == 0) return;
+    __syncwarp();
+}
 ZG_KERNEL different_collectives(u32* out) {
     if (threadIdx.x % 2) out[0] = __ballot_sync(~0u, 1);
     else out[0] = __shfl_sync(~0u, 1u, 0);
@@ -213,6 +225,15 @@ def test_schedules_order_threads_and_blocks():
     assert turns("reverse") == list(reversed(range(256)))
     assert turns(1) == turns(1) != turns(2)
     assert sorted(turns(1)) == list(range(256))
+
+    def after_barriers(schedule):
+        out, counter = np.zeros(64, np.uint32), np.zeros(1, np.uint32)
+        run("turns_after_barriers", (1,), (32,), out, counter, schedule=schedule)
+        return out.tolist()
+
+    assert after_barriers("forward") == [*range(32), *range(32)]
+    assert after_barriers("reverse") == [*range(31, -1, -1), *range(31, -1, -1)]
+    assert after_barriers(1)[:32] != after_barriers(1)[32:]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -398,6 +419,16 @@ def test_divergence_is_an_error(kernel, message, schedule):
         run(kernel, (2,), (64,), out, schedule=schedule, text=BUGGY)
     run("fine", (1,), (64,), out, schedule=schedule, text=BUGGY)  # the module goes on working
     assert (out == np.repeat([1, 33], 32)).all()
+
+
+def test_lanes_that_have_exited_or_exit_later():
+    out = np.zeros(64, np.uint32)
+    with pytest.raises(
+        RuntimeError, match=r"__syncwarp.*names lanes 0x00000001, which have exited"
+    ):
+        run("first_lane_exits", (1,), (64,), out, schedule="forward", text=BUGGY)
+    with pytest.raises(RuntimeError, match=r"lane 0 has exited, but other lanes wait.*__syncwarp"):
+        run("first_lane_exits", (1,), (64,), out, schedule="reverse", text=BUGGY)
 
 
 def test_masks_do_not_name_lanes_beyond_the_block():
