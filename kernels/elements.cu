@@ -27,7 +27,7 @@ namespace {
 constexpr i64 TILE = 4096;
 constexpr i32 SWAPPED = 8;
 
-enum Kind : i32 { UNSIGNED = 0, SIGNED = 1, FLOAT = 2, BOOL = 3, BRAIN = 4 };
+enum Kind : i32 { UNSIGNED = 0, SIGNED = 1, FLOAT = 2, BOOL = 3, BRAIN = 4 };  // BOOL: decoded only
 enum Rounding : i32 { NEAREST_EVEN = 0, ZERO = 1, UP = 2, DOWN = 3, NEAREST_AWAY = 4 };
 enum Range : i32 { ERROR = 0, CLAMP = 1, WRAP = 2 };
 
@@ -128,7 +128,6 @@ __device__ inline Wide widen(const Type& type, u64 raw) {
     i32 spare = 64 - (8 << type.log);
     switch (type.kind) {
     case SIGNED: return {(u64)((i64)(raw << spare) >> spare), SIGNED};
-    case BOOL: return {raw != 0, UNSIGNED};
     case BRAIN: return {from_single((u32)raw << 16), FLOAT};
     case FLOAT: return {type.log == 3 ? raw : type.log == 2 ? from_single((u32)raw) : from_half((u32)raw), FLOAT};
     default: return {raw, UNSIGNED};

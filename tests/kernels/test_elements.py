@@ -66,6 +66,12 @@ def start(step, columns, blocks, threads, schedule="forward"):
     return status
 
 
+def some(cases):
+    """All cases, and fewer where runs are to be short: see ``examples``."""
+    cases = list(cases)
+    return cases[:: len(cases) // examples(len(cases))]
+
+
 def filter_step(**config):
     step = element_step(from_v2(config))
     assert step is not None
@@ -182,7 +188,7 @@ def test_sums_of_rows_of_all_lengths(blocks, schedule):
 @pytest.mark.parametrize("order", ["<>", "><", "<<", ">>"])
 @pytest.mark.parametrize("stored", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"])
 def test_sums_wrap_as_those_of_numpy(stored, order):
-    for decoded in ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"):
+    for decoded in some(["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"]):
         if np.result_type(stored, decoded).kind == "f":
             continue
         config = {"id": "delta", "dtype": order[0] + decoded, "astype": order[1] + stored}
