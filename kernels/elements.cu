@@ -396,7 +396,7 @@ __device__ inline void each_value(const Rows& rows, const Type& source, const Ty
 }  // namespace
 
 // NumPy's astype between numbers.
-ZG_KERNEL __launch_bounds__(256)
+ZG_KERNEL
 astype(const u64* in_ptr, const u64* out_ptr, const i64* count, const i64* first_tile, i32* status, i64 n,
        i32 source, i32 target) {
     Type from(source), to(target);
@@ -405,7 +405,7 @@ astype(const u64* in_ptr, const u64* out_ptr, const i64* count, const i64* first
 }
 
 // x / scale + offset in f64, or in f32 when `single`, then as astype. Both constants are finite.
-ZG_KERNEL __launch_bounds__(256)
+ZG_KERNEL
 fixed_scale_offset(const u64* in_ptr, const u64* out_ptr, const i64* count, const i64* first_tile, i32* status,
                    i64 n, i32 source, i32 target, i32 single, f64 scale, f64 offset) {
     Type from(source), to(target);
@@ -414,7 +414,7 @@ fixed_scale_offset(const u64* in_ptr, const u64* out_ptr, const i64* count, cons
 }
 
 // The same for integers, exactly. Constants are i64 or u64, as the type is signed; scale is not 0.
-ZG_KERNEL __launch_bounds__(256)
+ZG_KERNEL
 scale_offset(const u64* in_ptr, const u64* out_ptr, const i64* count, const i64* first_tile, i32* status, i64 n,
              i32 type, u64 scale, u64 offset) {
     Type both(type);
@@ -424,7 +424,7 @@ scale_offset(const u64* in_ptr, const u64* out_ptr, const i64* count, const i64*
 
 // By value, rounded and limited as asked for. `map` has `pairs` keys (an element as i64, u64 or f64; one
 // NaN stands for all), each with the bits of what replaces it; the first one that is equal counts.
-ZG_KERNEL __launch_bounds__(256)
+ZG_KERNEL
 cast_value(const u64* in_ptr, const u64* out_ptr, const i64* count, const i64* first_tile, i32* status, i64 n,
            i32 source, i32 target, i32 rounding, i32 range, i32 pairs, const u64* map) {
     Cast cast = {Type(source), Type(target), rounding, range, pairs, map};
@@ -432,7 +432,7 @@ cast_value(const u64* in_ptr, const u64* out_ptr, const i64* count, const i64* f
 }
 
 // A stored byte is a number of an entry: 256 results, then 256 bits for those the host must decode.
-ZG_KERNEL __launch_bounds__(256)
+ZG_KERNEL
 look_up(const u64* in_ptr, const u64* out_ptr, const i64* count, const i64* first_tile, i32* status, i64 n,
         i32 log, const u64* table) {
     __shared__ u64 entries[260];
@@ -445,7 +445,7 @@ look_up(const u64* in_ptr, const u64* out_ptr, const i64* count, const i64* firs
 }
 
 // Elements are bytes, of which only the bits of `mask` count.
-ZG_KERNEL __launch_bounds__(256)
+ZG_KERNEL
 mask_bytes(const u64* in_ptr, const u64* out_ptr, const i64* count, const i64* first_tile, i32* status, i64 n,
            u32 mask) {
     each_element({in_ptr, out_ptr, count, first_tile, status, n}, 0, 0, [&](u64 raw, bool&) { return raw & mask; });
@@ -454,7 +454,7 @@ mask_bytes(const u64* in_ptr, const u64* out_ptr, const i64* count, const i64* f
 // Elements of `width` bits, moved up by `first`; `extension` is added when the highest of them is set.
 // Bits start at the lowest of each byte, or with `high_first` (and width 1) at the highest. `padding`:
 // one more byte, before (1) or behind (2) the bits, has the number of bits that are left over.
-ZG_KERNEL __launch_bounds__(256)
+ZG_KERNEL
 unpack_bits(const u64* in_ptr, const u64* out_ptr, const i64* count, const i64* first_tile, i32* status, i64 n,
             i32 log, i32 width, i32 first, u64 extension, i32 high_first, i32 padding) {
     each_group({in_ptr, out_ptr, count, first_tile, status, n}, [&](i64 row, i64 at, i64 left, bool& bad) {
@@ -475,7 +475,7 @@ unpack_bits(const u64* in_ptr, const u64* out_ptr, const i64* count, const i64* 
 }
 
 // Sums of the integers so far, modulo the size of the decoded type. One block for each row.
-ZG_KERNEL __launch_bounds__(256)
+ZG_KERNEL
 delta_decode(const u64* in_ptr, const u64* out_ptr, const i64* count, const i64* first_tile, i32* status, i64 n,
              i32 source, i32 target) {
     constexpr i32 WARPS = 8;
