@@ -15,7 +15,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
 import zarr_gpu
+from tests.device import devices
 from tests.device.devices import emulated
+from tests.device.ruled import Ruled
 from tests.device.strategies import (
     Made,
     arrays,
@@ -53,6 +55,7 @@ def check_reads(made, data):
     streams, options = data.draw(machines())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "STREAMS", streams)
+        patch.setattr(devices, "_runtime", Ruled)
         with emulated(patch, **options) as runtime:
             device = array.to("cuda")
             for _ in range(2):
@@ -96,6 +99,7 @@ def test_outputs_of_any_strides(made, data):
     assert out.shape == expected.shape
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "STREAMS", streams)
+        patch.setattr(devices, "_runtime", Ruled)
         with emulated(patch, **options) as runtime:
             assert read(array.to("cuda"), kind, where, out=out) is out
             runtime.synchronize()
@@ -128,6 +132,7 @@ def test_fields(data):
     streams, options = data.draw(machines())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "STREAMS", streams)
+        patch.setattr(devices, "_runtime", Ruled)
         with emulated(patch, **options) as runtime:
             kind, where = data.draw(selections(array))
             found = read(array.to("cuda"), kind, where, fields=name)
@@ -167,6 +172,7 @@ def check_writes(made, data):
     empty = data.draw(st.booleans())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "STREAMS", streams)
+        patch.setattr(devices, "_runtime", Ruled)
         with emulated(patch, **options) as runtime:
             on_device = device.to("cuda").with_config({"write_empty_chunks": empty})
             on_host = host.with_config({"write_empty_chunks": empty})

@@ -14,6 +14,7 @@ from zarr_gpu.device import assemble, policy
 from zarr_gpu.device.dtypes import as_stored, device_dtype
 from zarr_gpu.device.engine import Engine
 from zarr_gpu.device.read import DeviceRead, Target
+from zarr_gpu.device.runtime import DeviceMemoryError
 from zarr_gpu.device.wave import Wave
 from zarr_gpu.device.write import DeviceWrite
 from zarr_gpu.host import HostBackend
@@ -54,7 +55,18 @@ class DeviceBackend:
 
     def empty(self, shape: Shape, dtype: np.dtype[Any], order: str) -> Any:
         """Uninitialised, on the current stream. Raises UnsupportedError for types without one."""
-        return self.runtime.empty(shape, device_dtype(dtype), order)
+        return self._empty(shape, device_dtype(dtype), order)
+
+    def _empty(self, shape: Shape, dtype: np.dtype[Any], order: str = "C") -> Any:
+        try:
+            with self.engine.lock:
+                return self.runtime.empty(shape, dtype, order)
+        except DeviceMemoryError as error:
+            raise MemoryError(str(error)) from error
+
+    def _assign(self, out: Any, value: Any) -> None:
+        with self.engine.lock:
+            self.runtime.assign(out, value)
 
     def adopt(self, out: Any, shape: Shape, dtype: np.dtype[Any]) -> Any:
         """``out`` as an array of the device, or of the host when that is where its memory is."""
@@ -86,9 +98,9 @@ class DeviceBackend:
         view = plan.selection.work_view(out)
         if out.dtype != dtype or self.runtime.address(view) not in _inside(self.runtime, out):
             # a cast, or several-dimensional points in an output that cannot be reshaped in place
-            buffer = self.runtime.empty(out.shape, dtype, "C")
+            buffer = self._empty(out.shape, dtype)
             self.read(layout, plan, store, buffer, settings)
-            self.runtime.assign(out, buffer)
+            self._assign(out, buffer)
             return
         target = Target(self.runtime.address(view), view.strides)
         if policy.small(layout, plan):
@@ -113,25 +125,41 @@ class DeviceBackend:
             stored = _element(layout, plan)
             buffer = slab.array[:nbytes].view(dtype).reshape(shape)
             _host.read(layout, plan, store, buffer.view(stored.newbyteorder("=")), settings)
-        except BaseException:
+        except Exception:
             slab.release()
+            raise
+        except BaseException:  # an interrupt may come while threads still write
+            slab.forget()
             raise
         with self.engine.lock:
             stream = self.runtime.current_stream()
-            try:
-                wave = Wave(self.runtime, stream, self.engine.tables, 0)
-                address = wave.scratch(nbytes)
-                self.runtime.upload(address, slab.array[:nbytes], stream)
-                work = plan.selection.work_view(buffer)
-                first = work.ctypes.data - buffer.ctypes.data if work.size else 0
-                table = assemble.array_table(
-                    address + first, work.shape, work.strides, target.address, target.strides,
-                    dtype.itemsize,
-                )  # fmt: skip
-                wave.assemble(assemble.simplify(table))
-                wave.submit()
-            finally:
+        try:
+            done = False
+            while not done:
+                try:
+                    with self.engine.lock:
+                        self._spread(slab.array[:nbytes], plan.selection.work_view(buffer), target)
+                    done = True
+                except DeviceMemoryError as error:
+                    if not self.engine.make_room(1):
+                        raise MemoryError(str(error)) from error
+        finally:
+            with self.engine.lock:
                 slab.retire(stream.record())
+
+    def _spread(self, memory: NDArray, work: NDArray, target: Target) -> None:
+        """Queue the copy of ``work``, which lies in page-locked ``memory``, into the output."""
+        stream = self.runtime.current_stream()
+        wave = Wave(self.runtime, stream, self.engine.tables, 0)
+        address = wave.scratch(memory.nbytes)
+        self.runtime.upload(address, memory, stream)
+        first = work.ctypes.data - memory.ctypes.data if work.size else 0
+        table = assemble.array_table(
+            address + first, work.shape, work.strides, target.address, target.strides,
+            work.itemsize,
+        )  # fmt: skip
+        wave.assemble(assemble.simplify(table))
+        wave.submit()
 
     def prepare(self, value: Any, shape: Shape, dtype: np.dtype[Any]) -> Any:
         """A value that is on this device, cast and broadcast there; None for all others."""
@@ -140,8 +168,8 @@ class DeviceBackend:
             return None
         wanted = device_dtype(dtype)
         if array.dtype != wanted:
-            cast = self.runtime.empty(array.shape, wanted, "C")
-            self.runtime.assign(cast, array)
+            cast = self._empty(array.shape, wanted)
+            self._assign(cast, array)
             array = cast
         while array.ndim > len(shape) and array.shape[0] == 1:  # NumPy drops leading axes of one
             array = array[0]

@@ -36,9 +36,10 @@ class Engine:
 
         ``scratch`` is the memory that decoders need beside, per decoded byte.
         """
-        nbytes = self.budget.wave_nbytes(
-            self.runtime.free_nbytes(), scratch=scratch, in_flight=STREAMS
-        )
+        with self.lock:
+            nbytes = self.budget.wave_nbytes(
+                self.runtime.free_nbytes(), scratch=scratch, in_flight=STREAMS
+            )
         wanted: int = config.current.gpu.wave_nbytes
         return min(nbytes, wanted) if wanted else nbytes
 
@@ -47,6 +48,9 @@ class Engine:
 
         False when a wave of ``rows`` chunks cannot be made smaller.
         """
-        for stream in self.streams:
-            stream.record().wait()
-        return self.budget.halve() and rows > 0
+        with self.lock:
+            events = [stream.record() for stream in self.streams]
+        for event in events:
+            event.wait()
+        with self.lock:
+            return self.budget.halve() and rows > 0

@@ -8,6 +8,7 @@ rows that it failed on, which gives the right bytes or exactly the host's error.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ from zarr_gpu.stores.base import Store
 DIRECT_NBYTES = 64 << 10
 """Uncompressed rows of at least this size that are contiguous on both sides are copied straight
 into the output, by one copy each."""
+
+REPORTS = 8
+"""Waves whose reports are not waited for; each holds page-locked memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,8 @@ class DeviceRead:
         self.placement = layout.place(plan, self.segment)
         errors = ChunkErrors(layout)
         self.fetcher = fetch.Fetcher(layout, store, settings, engine.slabs, errors)
-        self.outcomes: list[tuple[Outcome, Int64]] = []
+        self.outcomes: deque[tuple[Outcome, Int64]] = deque()
+        self.failures = 0
         self.left: list[Int64] = []
         self.again: list[Int64] = []
 
@@ -104,20 +109,23 @@ class DeviceRead:
 
     def _settle(self) -> None:
         """Wait for what the waves report, and do again what did not work."""
-        failures = 0
         while self.outcomes or self.left or self.again:
-            while self.outcomes:
-                outcome, at = self.outcomes.pop()
-                with self.engine.lock:
-                    failed = outcome.failed()
-                failures += len(failed)
-                self.left.append(at[failed])
+            self._collect(0)
             again, self.again = _sorted(self.again), []
             left, self.left = _sorted(self.left), []
             self._run_batches(self._batches(again, on_host=False))
             self._run_batches(self._batches(left, on_host=True))
-        if failures:
-            policy.notice_failure(self.layout, failures)
+        if self.failures:
+            policy.notice_failure(self.layout, self.failures)
+
+    def _collect(self, keep: int) -> None:
+        """Wait for what all but the last ``keep`` waves report."""
+        while len(self.outcomes) > keep:
+            outcome, at = self.outcomes.popleft()
+            failed = outcome.failed()
+            if len(failed):
+                self.failures += len(failed)
+                self.left.append(at[failed])
 
     # -- batches ----------------------------------------------------------------------------------
 
@@ -234,6 +242,7 @@ class DeviceRead:
                     f"{len(rows)} chunks of {batch.chain.spec.nbytes} bytes: {error}"
                 ) from error
             self.again.append(batch.at[rows])
+        self._collect(REPORTS)
 
     def _new_wave(self, n: int) -> Wave:
         engine = self.engine

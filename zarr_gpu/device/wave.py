@@ -45,14 +45,32 @@ class Outcome:
 
     def failed(self) -> Int64:
         """Rows that were not decoded; waits for the device."""
-        self.event.wait()
-        rows = np.flatnonzero(self.status)
-        self.slab.release()
-        return rows
+        try:
+            self.event.wait()
+            return np.flatnonzero(self.status)
+        finally:  # not released: the wait may be interrupted
+            self.slab.retire(self.event)
 
     def abandon(self) -> None:
         """Nobody wants to know; the memory is used again when the device is done with it."""
         self.slab.retire(self.event)
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """Copies of tables of a wave: valid once ``event`` has been waited for."""
+
+    event: Event
+    views: tuple[NDArray, ...]
+    slab: Slab
+
+    def wait(self) -> list[NDArray]:
+        """The tables, zeros where there was none; waits for the device."""
+        try:
+            self.event.wait()
+            return [view.copy() for view in self.views]
+        finally:  # not released: the wait may be interrupted
+            self.slab.retire(self.event)
 
 
 class Wave:
@@ -225,28 +243,27 @@ class Wave:
         self._late.append(fill)
         return ref
 
-    def download(self, parts: Sequence[tuple[Ref | None, Any, int]]) -> list[NDArray]:
-        """What kernels wrote into tables: ``(table, type, count)``, zeros for None.
+    def download(self, parts: Sequence[tuple[Ref | None, Any, int]]) -> Download:
+        """Queue copies of what kernels wrote into tables: ``(table, type, count)``.
 
-        After :meth:`submit`; waits for the wave.
+        After :meth:`submit`.
         """
         sizes = [np.dtype(kind).itemsize * count for _, kind, count in parts]
         starts = np.cumsum([0] + [-(-size // _ALIGN) * _ALIGN for size in sizes]).tolist()
         slab = self._ring.acquire(max(1, starts[-1]))
+        views: list[NDArray] = []
         try:
-            for (ref, _, _), start, size in zip(parts, starts, sizes, strict=False):
-                if ref is not None:
-                    view = slab.array[start : start + size]
+            for (ref, kind, count), start, size in zip(parts, starts, sizes, strict=False):
+                view = slab.array[start : start + size]
+                if ref is None:
+                    view[:] = 0
+                else:
                     self.runtime.download(view, self._base + ref.offset, self.stream)
-            self.stream.record().wait()
-            return [
-                np.zeros(count, kind)
-                if ref is None
-                else slab.array[start : start + size].view(kind).copy()
-                for (ref, kind, count), start, size in zip(parts, starts, sizes, strict=False)
-            ]
-        finally:
-            slab.release()
+                views.append(view.view(kind)[:count])
+        except BaseException:
+            slab.retire(self.stream.record())
+            raise
+        return Download(self.stream.record(), tuple(views), slab)
 
     def submit(self) -> Outcome | None:
         """Send tables and work to the device. None when nothing in the wave can fail."""
@@ -256,19 +273,25 @@ class Wave:
         for fill in self._late:
             fill(tables.ptr)
         slab = self._ring.acquire(max(1, self._nbytes))
-        for offset, array in self._parts:
-            slab.array[offset : offset + array.nbytes] = (
-                np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-            )
-        self.runtime.upload(tables.ptr, slab.array[: self._nbytes], self.stream)
-        slab.retire(self.stream.record())
+        try:
+            for offset, array in self._parts:
+                slab.array[offset : offset + array.nbytes] = (
+                    np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+                )
+            self.runtime.upload(tables.ptr, slab.array[: self._nbytes], self.stream)
+        finally:
+            slab.retire(self.stream.record())
         for work in self._work:
             work(self, tables.ptr)
         if not self._fails:
             return None
         result = self._ring.acquire(4 * self.n)
         status = result.array[: 4 * self.n].view(np.int32)
-        self.runtime.download(status, tables.ptr + self._status.offset, self.stream)
+        try:
+            self.runtime.download(status, tables.ptr + self._status.offset, self.stream)
+        except BaseException:
+            result.retire(self.stream.record())
+            raise
         return Outcome(self.stream.record(), status, result)
 
 

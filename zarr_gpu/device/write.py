@@ -7,7 +7,7 @@ twice: for the sizes of what it compressed, and for the bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -71,11 +71,20 @@ class DeviceWrite:
 
     def run(self, numbers: Int64) -> Int64:
         """Encode and store objects of the job's placement; returns those that were not done."""
-        runtime = self.engine.runtime
         with self.engine.lock:
-            begin = runtime.current_stream().record()
+            caller = self.engine.runtime.current_stream()
+            begin = caller.record()
             for stream in self.engine.streams:
                 stream.wait(begin)
+        try:
+            return self._run(numbers)
+        except BaseException:  # without waiting, so that work under way still reads the values
+            with self.engine.lock:
+                for stream in self.engine.streams:
+                    caller.wait(stream.record())
+            raise
+
+    def _run(self, numbers: Int64) -> Int64:
         left: list[Int64] = []
         first = self.job.placement.first
         while len(numbers):
@@ -108,12 +117,13 @@ class DeviceWrite:
 
         None for all when the device could not do it.
         """
-        with self.engine.lock:
-            made = self._compress(rows)
-            if made.failed:
-                return None
-            packing = pack(self.encoder, made.sizes, made.adler)
-            slab, starts = self._fetch(made, packing)
+        with self.engine.lock:  # for queueing, not for waiting
+            finish = self._compress(rows)
+        made = finish()
+        if made.failed:
+            return None
+        packing = pack(self.encoder, made.sizes, made.adler)
+        slab, starts = self._fetch(made, packing)
         buffer = slab.array
         try:
             for chunk, offset, data in packing.parts:
@@ -140,7 +150,8 @@ class DeviceWrite:
             blobs.append(blob)
         return blobs
 
-    def _compress(self, rows: Int64) -> Compressed:
+    def _compress(self, rows: Int64) -> Callable[[], Compressed]:
+        """Queue everything; the function that is returned waits for it."""
         encoder, engine, n = self.encoder, self.engine, len(rows)
         wave = Wave(engine.runtime, engine.next_stream(), engine.tables, n)
         chunks = self._gather(wave, rows)
@@ -173,13 +184,17 @@ class DeviceWrite:
             (refs.actual if refs else None, np.uint64, n * count),
             (refs.status if refs else None, np.int32, n * count),
         ]
-        empty, sums, actual, status = wave.download(parts)
-        if refs is not None:
-            sizes = actual.astype(np.int64).reshape(n, count)
-        return Compressed(
-            wave=wave, chunks=chunks, shuffled=shuffled, slots=slots, sizes=sizes, adler=sums,
-            empty=empty != 0, failed=bool(status.any()),
-        )  # fmt: skip
+        reports = wave.download(parts)
+
+        def finish() -> Compressed:
+            empty, sums, actual, status = reports.wait()
+            made = sizes if refs is None else actual.astype(np.int64).reshape(n, count)
+            return Compressed(
+                wave=wave, chunks=chunks, shuffled=shuffled, slots=slots, sizes=made, adler=sums,
+                empty=empty != 0, failed=bool(status.any()),
+            )  # fmt: skip
+
+        return finish
 
     def _room(self, wave: Wave, n: int) -> UInt64:
         step = -(-self.encoder.nbytes // 16) * 16
@@ -279,16 +294,24 @@ class DeviceWrite:
             made.slots[chunk, part],
         )  # fmt: skip
         source = np.where(stream < 0, made.chunks[chunk], source)
-        wave = Wave(engine.runtime, made.wave.stream, engine.tables, 0)
-        address = wave.scratch(nbytes)
-        target = np.uint64(address) + (starts[chunk] + packing.offset[keep]).astype(np.uint64)
-        wave.copy(source, target, packing.nbytes[keep])
-        wave.submit()
-        slab = engine.slabs.acquire(max(1, nbytes))
+        with engine.lock:
+            wave = Wave(engine.runtime, made.wave.stream, engine.tables, 0)
+            address = wave.scratch(nbytes)
+            target = np.uint64(address) + (starts[chunk] + packing.offset[keep]).astype(np.uint64)
+            wave.copy(source, target, packing.nbytes[keep])
+            wave.submit()
+            slab = engine.slabs.acquire(max(1, nbytes))
+            try:
+                engine.runtime.download(slab.array[:nbytes], address, wave.stream)
+            except BaseException:
+                slab.retire(wave.stream.record())
+                raise
+            event = wave.stream.record()
         try:
-            engine.runtime.download(slab.array[:nbytes], address, wave.stream)
-        finally:
-            wave.stream.record().wait()
+            event.wait()
+        except BaseException:
+            slab.retire(event)
+            raise
         return slab, starts
 
     # -- into the store ---------------------------------------------------------------------------
