@@ -8,8 +8,9 @@
 //
 // in bytes. Transposes are strides, a missing chunk is a source of one element with strides 0, and
 // index arrays serve orthogonal, coordinate and mask selections. A source is plain memory, or the
-// blocks of a Blosc container after decompression, whose filter is undone while reading: the bytes of
-// a split may lie anywhere, so those that were stored uncompressed stay where they are.
+// blocks of a Blosc container after decompression, whose byte-shuffle is undone while reading: the
+// bytes of a split may lie anywhere, so those that were stored uncompressed stay where they are.
+// (Bits are unshuffled by a kernel of shuffle.cu before: here, each element would read its own bits.)
 //
 // Launch: any number of blocks of 256 threads; work is cut into tiles of TILE words of one row.
 // `first_tile` (n + 1 entries) are the tiles before each row. The host guarantees that every address
@@ -21,7 +22,7 @@ namespace {
 
 constexpr i64 TILE = 4096;
 
-enum Mode : i32 { PLAIN = 0, UNFILTERED = 1, BYTES = 2, BITS = 3 };
+enum Mode : i32 { PLAIN = 0, UNFILTERED = 1, BYTES = 2 };
 
 struct Row {
     u64 src;        // plain: address of the chunk
@@ -98,8 +99,6 @@ struct Block {
         count = nbytes / row.typesize;
         whole = count * row.typesize;
         mode = row.mode;
-        // c-blosc leaves a block alone when its bits cannot be shuffled by eights
-        if (mode == BITS && count % 8 != 0) mode = UNFILTERED;
     }
 
     __device__ inline u8 at(i32 position) const {
@@ -109,13 +108,7 @@ struct Block {
     // Byte `r` of the block before it was filtered.
     __device__ inline u8 decoded(i32 r, i32 typesize) const {
         if (mode == UNFILTERED || r >= whole) return at(r);
-        i32 element = r / typesize, b = r % typesize;
-        if (mode == BYTES) return at(b * count + element);
-        i32 row = count / 8, column = element / 8, bit = element % 8;
-        u32 value = 0;
-#pragma unroll
-        for (int k = 0; k < 8; k++) value |= (u32)(at((b * 8 + k) * row + column) >> bit & 1) << k;
-        return (u8)value;
+        return at(r % typesize * count + r / typesize);
     }
 };
 
@@ -134,6 +127,7 @@ __device__ inline void load_blosc(Item<W>& item, const Row& row, const u64* tabl
         for (int k = 0; k < W; k++) item.byte[k] = block.at(k * block.count + element);
         return;
     }
+#pragma unroll 1
     for (int k = 0; k < W; k++, r++) {
         if (at + k >= block.start + row.blocksize) {  // an element may straddle two blocks
             block = Block(row, table, at + k);

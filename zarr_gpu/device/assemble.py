@@ -33,8 +33,8 @@ ROW = np.dtype(
 )
 """``struct Row`` of the kernel."""
 
-PLAIN, UNFILTERED, BYTES, BITS = range(4)
-"""``mode`` of a row: plain memory, or Blosc blocks with one of three filters."""
+PLAIN, UNFILTERED, BYTES = range(3)
+"""``mode`` of a row: plain memory, or Blosc blocks without or with a byte-shuffle."""
 
 _WORDS = (16, 8, 4, 2)
 

@@ -30,7 +30,7 @@ _ALIGNMENT = {"deflate": 4, "gdeflate": 4}  # of nvCOMP's input
 _CONTENT_SUMS = {"gzip": CHECKSUMS["numcodecs.crc32"], "deflate": CHECKSUMS["numcodecs.adler32"]}
 _XXH64_STREAMS = 8  # of a warp
 _INNER = ("blosclz", "lz4", "snappy", "zlib", "zstd")  # numbers in a Blosc header
-_MODES = np.array([assemble.UNFILTERED, assemble.BYTES, assemble.BITS], np.int32)
+_MODES = np.array([assemble.UNFILTERED, assemble.BYTES, assemble.PLAIN], np.int32)
 _FORMATS = {
     "zstd": ("zstd", frames.zstd),
     "gzip": ("gzip", frames.gzip),
@@ -135,15 +135,47 @@ class Decoder:
         filtered = ~(found.stored | found.bad)
         rows["mode"] = np.where(filtered, _MODES[found.shuffle], assemble.PLAIN)
         rows["src"][found.stored] += np.uint64(HEADER_NBYTES)
-        planes = self._at(found.streams.offset)
-        packed = np.flatnonzero(~found.raw)
-        planes[packed] = self._room(found.streams.out_nbytes[packed])
-        codec = found.codec[found.streams.row[packed]]
+        streams = found.streams
+        planes = self._at(streams.offset)
+        packed = ~found.raw
+        bits = filtered & (found.shuffle == blosc.BITSHUFFLE)
+        gathered = bits[streams.row]  # those of a chunk go one behind the other
+        shuffled = self._room(np.where(bits, found.nbytes, 0))
+        place = shuffled[streams.row] + streams.out_offset.astype(np.uint64)
+        copied = found.raw & gathered
+        self._wave.copy(planes[copied], place[copied], streams.nbytes[copied])
+        planes[gathered] = place[gathered]
+        apart = np.flatnonzero(packed & ~gathered)
+        planes[apart] = self._room(streams.out_nbytes[apart])
+        which = np.flatnonzero(packed)
+        codec = found.codec[streams.row[which]]
         for number in np.unique(codec).tolist():
-            which = packed[codec == number]
-            bad = self._inner(_INNER[number], found.streams.take(which), planes[which])
+            some = which[codec == number]
+            bad = self._inner(_INNER[number], streams.take(some), planes[some])
             sources.bad[bad] = True
         sources.planes = planes
+        self._unshuffle_bits(sources, np.flatnonzero(bits), found, shuffled)
+
+    def _unshuffle_bits(
+        self, sources: Sources, rows: Int64, found: blosc.BloscTable, shuffled: UInt64
+    ) -> None:
+        """Undo the bit-shuffle of chunks, whose blocks lie one behind the other."""
+        if not len(rows):
+            return
+        nbytes, blocksize = found.nbytes[rows], found.blocksize[rows]
+        target = self._room(nbytes)
+        blocks = -(-nbytes // blocksize)
+        row = np.repeat(np.arange(len(rows)), blocks)
+        number = np.arange(len(row)) - np.repeat(np.cumsum(blocks) - blocks, blocks)
+        start = number * blocksize[row]
+        self._launch_shuffle(
+            "bit_unshuffle",
+            shuffled[rows][row] + start.astype(np.uint64),
+            target[row] + start.astype(np.uint64),
+            np.minimum(blocksize[row], nbytes[row] - start),
+            found.typesize[rows][row].astype(np.int32),
+        )
+        sources.rows["src"][rows] = target
 
     def _inner(self, cname: str, streams: StreamTable, target: UInt64) -> Int64:
         """Decode streams of one inner format; returns the rows that it cannot be done for."""
@@ -260,15 +292,21 @@ class Decoder:
         sources.planes = None
 
     def _unshuffle(self, step: Unshuffle, sources: Sources) -> None:
-        wave, n = self._wave, len(sources.nbytes)
         target = self._room(sources.nbytes)
-        blocks, threads, first_tile = launches.shuffle(sources.nbytes)
-        wave.launch(
-            "byte_unshuffle", blocks, threads, wave.table(sources.ptr.copy()), wave.table(target),
-            wave.table(sources.nbytes.astype(np.uint64)),
-            wave.table(np.full(n, step.elementsize, np.int32)), wave.table(first_tile), n,
-        )  # fmt: skip
+        typesize = np.full(len(sources.nbytes), step.elementsize, np.int32)
+        self._launch_shuffle("byte_unshuffle", sources.ptr.copy(), target, sources.nbytes, typesize)
         sources.rows["src"] = target
+
+    def _launch_shuffle(
+        self, kernel: str, source: UInt64, target: UInt64, nbytes: Int64, typesize: NDArray
+    ) -> None:
+        wave, n = self._wave, len(nbytes)
+        blocks, threads, first_tile = launches.shuffle(nbytes)
+        wave.launch(
+            kernel, blocks, threads, wave.table(source), wave.table(target),
+            wave.table(nbytes.astype(np.uint64)), wave.table(typesize),
+            wave.table(first_tile), n,
+        )  # fmt: skip
 
     def _elements(self, step: Elements, sources: Sources) -> None:
         wave, n = self._wave, len(sources.nbytes)
