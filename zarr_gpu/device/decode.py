@@ -13,7 +13,7 @@ import numpy as np
 
 from zarr_gpu._types import Bools, Int64, NDArray, UInt64
 from zarr_gpu.codecs.blosc import HEADER_NBYTES
-from zarr_gpu.device import assemble, blosc, elements, frames, launches, lz, pages
+from zarr_gpu.device import assemble, blosc, elements, frames, lz, pages
 from zarr_gpu.device.frames import StreamTable
 from zarr_gpu.device.program import CHECKSUMS, Check, Elements, Program, Step, Unshuffle
 from zarr_gpu.device.wave import MAX_BLOCKS, Wave
@@ -168,12 +168,12 @@ class Decoder:
         row = np.repeat(np.arange(len(rows)), blocks)
         number = np.arange(len(row)) - np.repeat(np.cumsum(blocks) - blocks, blocks)
         start = number * blocksize[row]
-        self._launch_shuffle(
+        self._wave.shuffle(
             "bit_unshuffle",
             shuffled[rows][row] + start.astype(np.uint64),
             target[row] + start.astype(np.uint64),
             np.minimum(blocksize[row], nbytes[row] - start),
-            found.typesize[rows][row].astype(np.int32),
+            found.typesize[rows][row],
         )
         sources.rows["src"][rows] = target
 
@@ -293,20 +293,9 @@ class Decoder:
 
     def _unshuffle(self, step: Unshuffle, sources: Sources) -> None:
         target = self._room(sources.nbytes)
-        typesize = np.full(len(sources.nbytes), step.elementsize, np.int32)
-        self._launch_shuffle("byte_unshuffle", sources.ptr.copy(), target, sources.nbytes, typesize)
+        typesize = np.full(len(sources.nbytes), step.elementsize)
+        self._wave.shuffle("byte_unshuffle", sources.ptr.copy(), target, sources.nbytes, typesize)
         sources.rows["src"] = target
-
-    def _launch_shuffle(
-        self, kernel: str, source: UInt64, target: UInt64, nbytes: Int64, typesize: NDArray
-    ) -> None:
-        wave, n = self._wave, len(nbytes)
-        blocks, threads, first_tile = launches.shuffle(nbytes)
-        wave.launch(
-            kernel, blocks, threads, wave.table(source), wave.table(target),
-            wave.table(nbytes.astype(np.uint64)), wave.table(typesize),
-            wave.table(first_tile), n,
-        )  # fmt: skip
 
     def _elements(self, step: Elements, sources: Sources) -> None:
         wave, n = self._wave, len(sources.nbytes)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from zarr_gpu._types import Int64, NDArray, UInt64
-from zarr_gpu.device import assemble, lz
+from zarr_gpu.device import assemble, launches, lz
 from zarr_gpu.device.assemble import Table
 from zarr_gpu.device.memory import PinnedRing, Slab
 from zarr_gpu.device.runtime import Buffer, Event, Runtime, Stream, Streams
@@ -148,6 +148,18 @@ class Wave:
         self._work.append(
             lambda wave, base: wave.runtime.compress(codec, streams.at(base), wave.stream, level)
         )
+
+    def shuffle(
+        self, kernel: str, source: UInt64, target: UInt64, nbytes: Int64, typesize: NDArray
+    ) -> None:
+        """Queue a kernel of ``shuffle.cu`` for blocks of bytes."""
+        n = len(nbytes)
+        blocks, threads, first_tile = launches.shuffle(nbytes)
+        self.launch(
+            kernel, blocks, threads, self.table(source), self.table(target),
+            self.table(nbytes.astype(np.uint64)), self.table(typesize.astype(np.int32)),
+            self.table(first_tile), n,
+        )  # fmt: skip
 
     def copy(self, source: UInt64, target: UInt64, nbytes: Int64) -> None:
         """Queue copies of streams of bytes."""

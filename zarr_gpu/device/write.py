@@ -17,7 +17,7 @@ from zarr_gpu import workers
 from zarr_gpu._types import Bools, Bytes, Int64, NDArray, UInt64
 from zarr_gpu.codecs.checksums import crc32c_function
 from zarr_gpu.config import config
-from zarr_gpu.device import assemble, launches
+from zarr_gpu.device import assemble
 from zarr_gpu.device.encode import Encoder, Packing, pack
 from zarr_gpu.device.engine import Engine
 from zarr_gpu.device.memory import Slab
@@ -258,7 +258,8 @@ class DeviceWrite:
             return chunks
         nbytes = np.full(len(chunks), self.encoder.nbytes, np.int64)
         target = self._room(wave, len(chunks))
-        _shuffle(wave, "byte_shuffle", chunks, target, nbytes, self.encoder.elementsize)
+        typesize = np.full(len(chunks), self.encoder.elementsize)
+        wave.shuffle("byte_shuffle", chunks, target, nbytes, typesize)
         return target
 
     def _shuffle(self, wave: Wave, chunks: UInt64) -> UInt64:
@@ -269,13 +270,12 @@ class DeviceWrite:
         start = np.arange(layout.blocks, dtype=np.int64) * layout.blocksize
         nbytes = np.minimum(layout.blocksize, total - start)
         target = self._room(wave, len(chunks))
-        _shuffle(
-            wave,
+        wave.shuffle(
             "byte_shuffle" if layout.shuffle == 1 else "bit_shuffle",
             (chunks[:, None] + start.astype(np.uint64)).reshape(-1),
             (target[:, None] + start.astype(np.uint64)).reshape(-1),
             np.tile(nbytes, len(chunks)),
-            layout.typesize,
+            np.full(len(chunks) * layout.blocks, layout.typesize),
         )
         return target
 
@@ -342,15 +342,3 @@ class DeviceWrite:
 
         threads = workers.thread_count() if job.store.local else config.current.io_threads
         workers.run(finish, range(len(keys)), min(threads, len(keys)))
-
-
-def _shuffle(
-    wave: Wave, kernel: str, source: UInt64, target: UInt64, nbytes: Int64, typesize: int
-) -> None:
-    n = len(nbytes)
-    blocks, threads, first_tile = launches.shuffle(nbytes)
-    wave.launch(
-        kernel, blocks, threads, wave.table(source), wave.table(target),
-        wave.table(nbytes.astype(np.uint64)), wave.table(np.full(n, typesize, np.int32)),
-        wave.table(first_tile), n,
-    )  # fmt: skip
