@@ -177,14 +177,14 @@ def span(table: Table) -> tuple[Int64, Int64]:
         if index is None:
             high += (table.extent[:, a] - 1) * table.src_stride[:, a]
         else:
-            first, extent = table.first[:, a], table.extent[:, a]
-            distinct, inverse = np.unique(np.stack((first, extent)), axis=1, return_inverse=True)
-            ends = [
-                (index[f : f + n].min(), index[f : f + n].max()) for f, n in distinct.T.tolist()
-            ]
-            bounds = np.array(ends, np.int64).reshape(-1, 2)[inverse.reshape(-1)]
-            low += bounds[:, 0]
-            high += bounds[:, 1]
+            # segments begin at different points, and each is reduced up to its end
+            first, row, segment = np.unique(
+                table.first[:, a], return_index=True, return_inverse=True
+            )
+            edges = np.stack((first, first + table.extent[row, a]), axis=1).reshape(-1)
+            index = np.append(index, 0)  # the last edge may be the end
+            low += np.minimum.reduceat(index, edges)[::2][segment]
+            high += np.maximum.reduceat(index, edges)[::2][segment]
     return low, high - low
 
 

@@ -167,7 +167,7 @@ class Packing:
 
     ``chunk`` and ``stream`` say which; stream -1 is the whole chunk as it was before shuffling.
     ``raw`` copies the shuffled bytes instead of the compressed ones. ``total`` has the size of each
-    encoding, ``parts`` the bytes that the host writes: ``(chunk, offset, bytes)``.
+    encoding, ``parts`` what the host writes.
     """
 
     chunk: Int64
@@ -176,7 +176,29 @@ class Packing:
     nbytes: Int64
     raw: Bools
     total: Int64
-    parts: list[tuple[int, int, bytes]]
+    parts: list[Part]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Bytes that the host writes, one row of ``data`` at ``offset`` of each encoding."""
+
+    chunk: Int64
+    offset: Int64
+    data: NDArray
+
+    def write(self, buffer: NDArray, starts: Int64, wanted: Bools) -> None:
+        """Into ``wanted`` encodings, which begin at ``starts`` of a buffer."""
+        rows = np.flatnonzero(wanted[self.chunk])
+        at = starts[self.chunk[rows]] + self.offset[rows]
+        buffer[at[:, None] + np.arange(self.data.shape[1])] = self.data[rows]
+
+
+def _part(chunk: Int64, offset: Int64 | int, data: NDArray) -> Part:
+    """``data`` has one row of any type per chunk, or is one row for all."""
+    n = len(chunk)
+    rows = np.ascontiguousarray(np.broadcast_to(data, (n, data.shape[-1])))
+    return Part(chunk, np.broadcast_to(offset, n), rows.view(np.uint8))
 
 
 def pack(encoder: Encoder, sizes: Int64, adler: NDArray) -> Packing:
@@ -190,18 +212,18 @@ def pack(encoder: Encoder, sizes: Int64, adler: NDArray) -> Packing:
     name = "" if encoder.codec is None else encoder.codec.name
     offset = np.full(n, before.get(name, 0), np.int64)
     total = sizes[:, 0] + offset
-    parts: list[tuple[int, int, bytes]] = []
+    parts: list[Part] = []
+    chunk = np.arange(n)
     if name == "numcodecs.lz4":
-        parts = [(i, 0, encoder.nbytes.to_bytes(4, "little")) for i in range(n)]
+        parts = [_part(chunk, 0, np.array([encoder.nbytes], "<u4"))]
     if name == "numcodecs.zlib":
-        parts = [(i, 0, b"\x78\x9c") for i in range(n)]
-        parts += [
-            (i, at, int(value).to_bytes(4, "big"))
-            for i, (at, value) in enumerate(zip(total.tolist(), adler.tolist(), strict=True))
+        parts = [
+            _part(chunk, 0, np.array([0x78, 0x9C], np.uint8)),
+            _part(chunk, total, adler.astype(">u4").reshape(n, 1)),
         ]
         total = total + 4
     return Packing(
-        chunk=np.arange(n), stream=np.zeros(n, np.int64), offset=offset, nbytes=sizes[:, 0],
+        chunk=chunk, stream=np.zeros(n, np.int64), offset=offset, nbytes=sizes[:, 0],
         raw=np.zeros(n, np.bool_), total=total, parts=parts,
     )  # fmt: skip
 
@@ -211,15 +233,16 @@ def _pack_pages(encoder: Encoder, sizes: Int64) -> Packing:
     n, streams = sizes.shape
     head = 16 + 8 * streams
     end = head + np.cumsum(sizes, axis=1)
-    first = np.array([encoder.nbytes, streams], "<u8").tobytes()
+    first = np.broadcast_to(np.array([encoder.nbytes, streams]), (n, 2))
+    chunk = np.arange(n)
     return Packing(
-        chunk=np.repeat(np.arange(n), streams),
+        chunk=np.repeat(chunk, streams),
         stream=np.tile(np.arange(streams), n),
         offset=(end - sizes).reshape(-1),
         nbytes=sizes.reshape(-1),
         raw=np.zeros(n * streams, np.bool_),
         total=end[:, -1],
-        parts=[(i, 0, first + sizes[i].astype("<u8").tobytes()) for i in range(n)],
+        parts=[_part(chunk, 0, np.concatenate((first, sizes), axis=1).astype("<u8"))],
     )
 
 
@@ -233,21 +256,19 @@ def _pack_blosc(encoder: Encoder, layout: BloscLayout, sizes: Int64) -> Packing:
     total = end[:, -1].copy()
     whole = total >= encoder.nbytes + HEADER_NBYTES
     total[whole] = encoder.nbytes + HEADER_NBYTES
-    parts: list[tuple[int, int, bytes]] = []
-    for i in range(n):
-        flags = layout.flags | (0x02 if whole[i] else 0)
-        header = bytes([2, 1, flags, layout.typesize])
-        numbers = np.array([encoder.nbytes, layout.blocksize, total[i]], "<i4").tobytes()
-        if whole[i]:
-            parts.append((i, 0, header + numbers))
-            continue
-        starts = (at[i, layout.first] - 4).astype("<i4").tobytes()
-        parts.append((i, 0, header + numbers + starts))
-        parts += [
-            (i, where - 4, size.to_bytes(4, "little"))
-            for where, size in zip(at[i].tolist(), stored[i].tolist(), strict=True)
-        ]
-    some = np.flatnonzero(~whole)
+    some, every = np.flatnonzero(~whole), np.arange(n)
+    flags = np.array([2, 1, layout.flags, layout.typesize], np.uint8)
+    numbers = np.broadcast_to([encoder.nbytes, layout.blocksize], (n, 2))
+    parts = [
+        _part(every, 0, flags),
+        _part(np.flatnonzero(whole), 2, np.array([layout.flags | 0x02], np.uint8)),
+        _part(every, 4, np.concatenate((numbers, total[:, None]), axis=1).astype("<i4")),
+        _part(some, HEADER_NBYTES, (at[some][:, layout.first] - 4).astype("<i4")),
+        _part(
+            np.repeat(some, streams), at[some].reshape(-1) - 4,
+            stored[some].reshape(-1, 1).astype("<i4"),
+        ),
+    ]  # fmt: skip
     chunk = np.concatenate([np.repeat(some, streams), np.flatnonzero(whole)])
     stream = np.concatenate([np.tile(np.arange(streams), len(some)), np.full(whole.sum(), -1)])
     plain = np.full(whole.sum(), HEADER_NBYTES)

@@ -126,11 +126,8 @@ class DeviceWrite:
         slab, starts = self._fetch(made, packing)
         buffer = slab.array
         try:
-            for chunk, offset, data in packing.parts:
-                if made.empty[chunk]:  # has no place of its own
-                    continue
-                at = int(starts[chunk]) + offset
-                buffer[at : at + len(data)] = np.frombuffer(data, np.uint8)
+            for part in packing.parts:
+                part.write(buffer, starts, ~made.empty)  # empty ones have no place of their own
             return self._blobs(buffer, starts, packing.total, made.empty)
         finally:
             slab.release()
