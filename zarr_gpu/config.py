@@ -71,6 +71,10 @@ class GpuConfig:
     trust: Literal["auto", "yes", "no"] = "auto"
     """Whether stored bytes may reach decoders that are defined for valid data only (nvCOMP's zstd,
     deflate and gzip). ``auto``: those of local stores, or as the store's ``trusted`` says."""
+    gds: Literal["auto", "off", "compat"] = "auto"
+    """Whether uncompressed chunks go from local files straight into device memory. ``auto``: where
+    GPUDirect Storage can be used; ``compat``: everywhere, by KvikIO without GPUDirect Storage, for
+    comparisons."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ for the package only.
 """
 
 # A Path object costs more than the system call.
-# ruff: noqa: PTH110, PTH123, PTH207
+# ruff: noqa: PTH110, PTH116, PTH123, PTH207
 
 from __future__ import annotations
 
@@ -19,18 +19,31 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Mapping, MutableMapping
+import threading
+import warnings
+from collections.abc import Callable, Hashable, Mapping, MutableMapping
+from functools import cache
 from typing import Any, Self
 
 from zarr_gpu._types import Int64, UInt64
-from zarr_gpu.errors import StoreError, UnsupportedError
-from zarr_gpu.stores.base import Store
+from zarr_gpu.errors import (
+    DeviceFallbackWarning,
+    MissingDependencyError,
+    StoreError,
+    UnsupportedError,
+)
+from zarr_gpu.stores.base import Reader, Store
 from zarr_gpu.stores.common import failed
 from zarr_gpu.stores.files import FileReader
 
 TRIES = 8
 """How often a file is opened again that was replaced while it was opened."""
+THREADS = 16
+"""Of KvikIO, and as many of ours that open files and wait: one submitter leaves GPUDirect Storage
+behind ordinary reads (gds-bench.farmgpu.net)."""
 _COMPAT_MODE = "KVIKIO_COMPAT_MODE"
+_lock = threading.Lock()
+_before: list[Any] = []  # KvikIO's mode, while the setting "compat" has changed it
 
 
 def gds_reason(
@@ -74,7 +87,7 @@ def _device_count(path: str) -> int | None:
 def load(
     reason: str | None,
     *,
-    threads: int = 16,
+    threads: int = THREADS,
     environ: MutableMapping[str, str] = os.environ,
     modules: Mapping[str, Any] = sys.modules,
     import_module: Callable[[str], Any] = importlib.import_module,
@@ -106,6 +119,45 @@ def set_compat_mode(kvikio: Any, reason: str | None) -> None:
         kvikio.defaults.set({"compat_mode": kvikio.CompatMode.ON})
 
 
+def package(setting: str) -> Any:
+    """KvikIO as the setting ``gpu.gds`` wants it, None when files go by way of the host.
+
+    ``compat`` is for comparisons, so that it changes KvikIO's mode for all of the process, until
+    this is asked with ``auto``. Raises MissingDependencyError where that cannot be.
+    """
+    if setting not in ("auto", "compat"):
+        return None
+    if setting == "auto" and gds_reason() is not None:
+        return None
+    kvikio, problem = _load_once()
+    if kvikio is None:
+        if setting == "auto":
+            return None
+        raise MissingDependencyError(f"the setting gpu.gds is 'compat', but {problem}")
+    with _lock:
+        if setting == "compat" and not _before:
+            _before.append(kvikio.defaults.get("compat_mode"))
+            set_compat_mode(kvikio, "the setting gpu.gds")
+        elif setting == "auto" and _before:
+            kvikio.defaults.set({"compat_mode": _before.pop()})
+    return kvikio
+
+
+@cache
+def _load_once() -> tuple[Any, str | None]:
+    """The package, or None and why it cannot be imported."""
+    reason = gds_reason()
+    try:
+        return load(reason), None
+    except (ImportError, OSError, RuntimeError) as error:
+        problem = f"the package kvikio cannot be imported: {error}"
+    if reason is None:
+        warnings.warn(
+            f"files are read by way of the host: {problem}", DeviceFallbackWarning, stacklevel=2
+        )
+    return None, problem
+
+
 class DeviceReader:
     """Opens the files of a store for reading into device memory.
 
@@ -116,11 +168,18 @@ class DeviceReader:
         self._kvikio = kvikio
         self._store = store
 
-    def open(self, key: str, *, limit: int | None = None) -> DeviceFile | None:
+    def open(
+        self,
+        key: str,
+        *,
+        limit: int | None = None,
+        look: Callable[[Reader], object] = lambda reader: None,
+    ) -> DeviceFile | None:
         """The file of ``key``, None when there is no such key.
 
         The store opens it first, which refuses what is no regular file, what leads out of the store
-        and what is larger than ``limit``; then it is made sure that KvikIO opened the same file.
+        and what is larger than ``limit``; ``look`` may refuse it, too, and is called again when
+        another version has to be opened. Then it is made sure that KvikIO opened the same file.
         Raises StoreError, LimitError, and UnsupportedError when the object is no file of its own.
         """
         for _ in range(TRIES):
@@ -128,6 +187,7 @@ class DeviceReader:
             if reader is None:
                 return None
             with reader:
+                look(reader)
                 found = self._store.locate([key])
                 path = found.path[0]
                 if path is None or found.offset[0] != 0 or found.nbytes[0] != -1:
@@ -138,12 +198,22 @@ class DeviceReader:
                     continue
                 except (OSError, RuntimeError) as error:
                     raise failed(f"cannot open {path} for the device", error) from error
-                # The store's reader describes the version, so that both sides compare the same.
-                opened = FileReader(key, -1, os.fstat(file.fileno()))
-                if opened.version == reader.version:
-                    return DeviceFile(file, path, opened.size)
+                # KvikIO has opened the file twice, and only one descriptor can be seen. While the
+                # reader holds the file that the path led to before and leads to now, nothing else
+                # has been there.
+                if _versions(key, file, path) == {reader.version}:
+                    return DeviceFile(file, path, reader.size)
             file.close()
         raise StoreError(f"{key!r} of {self._store!r} is replaced faster than it can be opened")
+
+
+def _versions(key: str, file: Any, path: str) -> set[Hashable]:
+    """What KvikIO has open and what the path leads to, described as the store's reader does."""
+    try:
+        status = os.fstat(file.fileno()), os.stat(path)
+    except FileNotFoundError:  # deleted meanwhile
+        return set()
+    return {FileReader(key, -1, one).version for one in status}
 
 
 class DeviceFile:

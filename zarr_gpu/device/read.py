@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from zarr_gpu import workers
-from zarr_gpu._types import Int64
+from zarr_gpu._types import Int64, NDArray, UInt64
 from zarr_gpu.chunk_errors import ChunkErrors
 from zarr_gpu.codecs.chain import BoundChain
 from zarr_gpu.config import ArrayConfig
-from zarr_gpu.device import assemble, fetch, policy
-from zarr_gpu.device.decode import Decoder
+from zarr_gpu.device import assemble, direct, fetch, policy
+from zarr_gpu.device.decode import Decoder, Sources
 from zarr_gpu.device.engine import Engine
 from zarr_gpu.device.memory import Slab
 from zarr_gpu.device.program import Program, native_program, swap_unit
@@ -94,9 +95,9 @@ class DeviceRead:
         runtime = self.engine.runtime
         with self.engine.lock:
             caller = runtime.current_stream()
-            begin = caller.record()
+            self.begin = caller.record()
             for stream in self.engine.streams:
-                stream.wait(begin)
+                stream.wait(self.begin)
         try:
             self._run_batches(self._batches(np.arange(len(self.placement.rows)), on_host=False))
             self._settle()
@@ -164,20 +165,28 @@ class DeviceRead:
     def _run_batches(self, batches: Iterator[Batch]) -> None:
         """Fetch one batch while the one before is sent to the device."""
         batch = next(batches, None)
-        ahead: Future[fetch.Fetched] | None = None
-        while batch is not None:
-            fetched = self._fetch(batch) if ahead is None else ahead.result()
-            following = next(batches, None)
-            ahead = None if following is None else workers.submit(self._fetch, following)
+        ahead = None if batch is None else workers.submit(self._fetch, batch)
+        while batch is not None and ahead is not None:
             try:
-                self._send(batch, fetched)
+                fetched = ahead.result()
+                following = next(batches, None)
+                ahead = None if following is None else workers.submit(self._fetch, following)
+                if isinstance(fetched, fetch.Fetched):
+                    self._send(batch, fetched)
+                else:
+                    self._send_landed(batch, fetched)
             except BaseException:
-                if ahead is not None and ahead.exception() is None:
-                    _release(ahead.result().slabs)
+                if ahead is not None:
+                    _abandon(ahead)
                 raise
             batch = following
 
-    def _fetch(self, batch: Batch) -> fetch.Fetched:
+    def _fetch(self, batch: Batch) -> fetch.Fetched | direct.Landed:
+        wave = self._wanted(batch)
+        landed = None if batch.on_host else self._fetch_direct(batch, wave)
+        return self.fetcher.fetch(wave) if landed is None else landed
+
+    def _wanted(self, batch: Batch) -> fetch.Wave:
         placement, at = self.placement, batch.at
         owner = np.searchsorted(placement.first, at, side="right") - 1
         numbers, first = np.unique(owner, return_index=True)
@@ -185,17 +194,56 @@ class DeviceRead:
         span = None
         if not batch.on_host and batch.chain.raw is not None:
             span = assemble.span(self._table(batch, at))
-        return self.fetcher.fetch(
-            fetch.Wave(
-                keys=self.layout.keys(coords),
-                first=np.append(first, len(at)).astype(np.int64),
-                coords=coords,
-                slots=placement.slots[:, placement.rows[at]],
-                span=span,
-                decode=batch.on_host,
-                bias=policy.bias(batch.program),
-            )
+        return fetch.Wave(
+            keys=self.layout.keys(coords),
+            first=np.append(first, len(at)).astype(np.int64),
+            coords=coords,
+            slots=placement.slots[:, placement.rows[at]],
+            span=span,
+            decode=batch.on_host,
+            bias=policy.bias(batch.program),
         )
+
+    def _fetch_direct(self, batch: Batch, wanted: fetch.Wave) -> direct.Landed | None:
+        """Rows straight from files, None when they have to come by way of the host.
+
+        KvikIO works on no stream: what it writes to must not be in use by anything queued before,
+        so that is waited for.
+        """
+        nbytes = direct.row_nbytes(wanted, batch.chain)
+        kvikio = policy.direct(batch.program, self.store, wanted.keys, int(nbytes.sum()))
+        if kvikio is None:
+            return None
+        files = direct.Fetch(kvikio, self.fetcher, wanted, batch.chain)
+        place = self._places(batch)
+        if place is not None and files.aligned(place):
+            self.begin.wait()  # the caller may have worked with the output, or with what was there
+            offset = files.into_place(place)
+            return direct.Landed(wave=None, address=0, offset=offset, nbytes=nbytes)
+        with self.engine.lock:
+            wave = self._new_wave(len(wanted))
+            try:
+                address = wave.scratch(files.room)
+            except DeviceMemoryError:
+                return None  # waves by way of the host need less
+            ready = wave.stream.record()  # memory goes round in the order of the stream
+        ready.wait()
+        offset = files.into_scratch(address)
+        return direct.Landed(wave=wave, address=address, offset=offset, nbytes=nbytes)
+
+    def _places(self, batch: Batch) -> UInt64 | None:
+        """Where rows go that are their stored bytes, without gaps; None for all others."""
+        if not batch.program.verbatim or batch.chain.raw is None:
+            return None
+        copies = _copies(self._source_table(batch, batch.at))
+        return None if copies is None else copies[0]
+
+    def _source_table(self, batch: Batch, at: Int64) -> assemble.Table:
+        """Where the elements of rows go, from what is fetched of them."""
+        table = self._table(batch, at)
+        if not batch.on_host and batch.chain.raw is not None:
+            table.rows["offset"] -= assemble.span(table)[0]  # only these bytes are fetched
+        return table
 
     def _table(self, batch: Batch, at: Int64) -> assemble.Table:
         """Where the elements of rows go; their sources are still to be filled in."""
@@ -230,6 +278,16 @@ class DeviceRead:
         finally:
             _release(todo)
 
+    def _send_landed(self, batch: Batch, landed: direct.Landed) -> None:
+        """The same for a batch that has landed on the device, which is one wave."""
+        missing = np.flatnonzero(landed.offset < 0)
+        if len(missing):
+            self._guarded(batch, missing, partial(self._fill, batch, missing))
+        rows = np.flatnonzero(landed.offset >= 0)
+        if landed.wave is not None and len(rows):
+            work = partial(self._landed, batch, landed, landed.wave, rows)
+            self._guarded(batch, rows, work)
+
     def _guarded(self, batch: Batch, rows: Int64, work: Callable[[], None]) -> None:
         """Do it, or if the device has no room, do it again later in smaller waves."""
         try:
@@ -263,49 +321,69 @@ class DeviceRead:
         offset, nbytes = fetched.offset[rows], fetched.nbytes[rows]
         wave = self._new_wave(len(rows))
         try:
-            table = self._table(batch, at)
-            if not batch.on_host and batch.chain.raw is not None:
-                table.rows["offset"] -= assemble.span(table)[0]  # only these bytes were fetched
-            if batch.program.verbatim and self._direct(wave, table, offset, slab):
-                return
+            table = self._source_table(batch, at)
+            if batch.program.verbatim:
+                copies = _copies(assemble.replace_sources(table, offset))
+                if copies is not None:  # without a kernel
+                    for dst, first, n in zip(*(column.tolist() for column in copies), strict=True):
+                        wave.runtime.upload(dst, slab.array[first : first + n], wave.stream)
+                    return
             used = int((offset + nbytes).max())
             address = wave.scratch(used)
             wave.runtime.upload(address, slab.array[:used], wave.stream)
-            decoder = Decoder(
-                wave, batch.program, slab.array, address, np.arange(len(rows)), trusted=self.trusted
-            )
-            sources = decoder.decode(offset, nbytes)
-            for name in ("src", "planes", "nbytes", "blocksize", "typesize", "splits", "mode"):
-                table.rows[name] = sources.rows[name]
-            table = assemble.select(table, ~sources.bad)
-            wave.assemble(assemble.simplify(table), sources.planes)
-            outcome = wave.submit()
+            decoder = self._decoder(wave, batch, slab.array, address, len(rows))
+            self._assemble(wave, at, table, decoder.decode(offset, nbytes))
         finally:
             slab.retire(wave.stream.record())
+
+    def _landed(self, batch: Batch, landed: direct.Landed, wave: Wave, rows: Int64) -> None:
+        """The same for ``rows`` whose bytes have landed on the device, unseen by the host."""
+        at = batch.at[rows]
+        decoder = self._decoder(wave, batch, np.empty(0, np.uint8), landed.address, len(rows))
+        sources = decoder.decode(landed.offset[rows], landed.nbytes[rows])
+        self._assemble(wave, at, self._source_table(batch, at), sources)
+
+    def _decoder(self, wave: Wave, batch: Batch, data: NDArray, address: int, n: int) -> Decoder:
+        return Decoder(wave, batch.program, data, address, np.arange(n), trusted=self.trusted)
+
+    def _assemble(self, wave: Wave, at: Int64, table: assemble.Table, sources: Sources) -> None:
+        """Queue the copies into the output, and all that the wave has collected."""
+        for name in ("src", "planes", "nbytes", "blocksize", "typesize", "splits", "mode"):
+            table.rows[name] = sources.rows[name]
+        table = assemble.select(table, ~sources.bad)
+        wave.assemble(assemble.simplify(table), sources.planes)
+        outcome = wave.submit()
         if outcome is not None:
             self.outcomes.append((outcome, at))
         if sources.bad.any():
             self.left.append(at[sources.bad])
 
-    def _direct(self, wave: Wave, table: assemble.Table, offset: Int64, slab: Slab) -> bool:
-        """Copy rows that are contiguous on both sides without a kernel; False when they are not."""
-        table = assemble.replace_sources(table, offset)
-        simple = assemble.simplify(table)
-        if table.swap != 1 or not assemble.contiguous(simple):
-            return False
-        nbytes = simple.extent.prod(axis=1) * simple.word
-        if nbytes.min() < DIRECT_NBYTES:
-            return False
-        start = (simple.rows["src"] + simple.rows["offset"].astype(np.uint64)).astype(np.int64)
-        for dst, first, n in zip(
-            simple.rows["dst"].tolist(), start.tolist(), nbytes.tolist(), strict=True
-        ):
-            wave.runtime.upload(dst, slab.array[first : first + n], wave.stream)
-        return True
+
+def _copies(table: assemble.Table) -> tuple[UInt64, Int64, Int64] | None:
+    """Target, source and size of rows that are contiguous on both sides; None when they are not."""
+    simple = assemble.simplify(table)
+    if table.swap != 1 or not assemble.contiguous(simple):
+        return None
+    nbytes = simple.extent.prod(axis=1) * simple.word
+    if nbytes.min() < DIRECT_NBYTES:
+        return None
+    start = (simple.rows["src"] + simple.rows["offset"].astype(np.uint64)).astype(np.int64)
+    return simple.rows["dst"], start, nbytes
 
 
 def _sorted(parts: list[Int64]) -> Int64:
     return np.sort(np.concatenate(parts)) if parts else np.empty(0, np.int64)
+
+
+def _abandon(ahead: Future[fetch.Fetched | direct.Landed]) -> None:
+    """Wait for a fetch that nobody wants: it writes to memory that others get next."""
+    while not ahead.done():
+        with suppress(BaseException):  # one more interrupt
+            wait([ahead])
+    if ahead.exception() is None:
+        fetched = ahead.result()
+        if isinstance(fetched, fetch.Fetched):
+            _release(fetched.slabs)
 
 
 def _release(slabs: Any) -> None:
