@@ -31,6 +31,7 @@ from zarr_gpu.errors import (
     MissingDependencyError,
     StoreError,
 )
+from zarr_gpu.host_read import LOCAL_GAP
 from zarr_gpu.stores.local import LocalStore
 from zarr_gpu.stores.memory import MemoryStore
 from zarr_gpu.stores.zip import ZipStore
@@ -245,7 +246,7 @@ def test_whole_pages_are_read_to_whole_pages(package, tmp_path):
     assert len(package.reads) < 2 * len(package.opened)  # inner chunks are read together
 
 
-@pytest.mark.parametrize("gap", [0, 1, PAGE, MAX_GAP, MAX_GAP + 1])
+@pytest.mark.parametrize("gap", [0, 1, PAGE, MAX_GAP, MAX_GAP + 1, LOCAL_GAP])
 @pytest.mark.parametrize("first", [0, 1, PAGE - 1])
 def test_there_is_room_for_every_row_wherever_it_lies(package, tmp_path, monkeypatch, gap, first):
     rng = np.random.default_rng(gap)
@@ -255,7 +256,7 @@ def test_there_is_room_for_every_row_wherever_it_lies(package, tmp_path, monkeyp
     )  # fmt: skip
     layout = array._layout
     wave, _ = wave_of(layout, make_plan_of(layout))
-    data = rng.bytes(400_000)
+    data = rng.bytes(600_000)
     for key in wave.keys:
         array.store.set(key, data)
     files = direct.Fetch(package, fetcher_of(layout, array.store), wave, layout.levels.leaf)
@@ -337,13 +338,16 @@ class TestIntoTheOutput:
         assert out.tobytes() == array[...].tobytes()
         assert all(address % PAGE == offset % PAGE == 0 for address, _, offset in package.reads)
 
-    def test_native_order_only(self, package, tmp_path):
-        data = (field((64, 2048)) + 10_000).astype(">f4")
-        array = stored(tmp_path, "big-endian", data, chunks=(8, 2048))
-        out = aligned((64, 2048), "<f4")
+    @pytest.mark.parametrize("name", ["big-endian", "crc32c", "v2, delta"])
+    def test_not_when_something_follows(self, package, tmp_path, name):
+        data = np.arange(64 * 2048, dtype="i4").reshape(64, 2048) + 10_000
+        array = stored(tmp_path, name, data, chunks=(8, 2048), dtype="<i4")
+        out = aligned((64, 2048), "i4")
         array.to("cuda").read(out=out)
         package.runtime.synchronize()
         assert (out == array[...]).all()
+        low = out.ctypes.data
+        assert not any(low <= address < low + out.nbytes for address, _, _ in package.reads)
 
 
 @pytest.mark.parametrize("selection", [slice(0, 30_000), slice(5, 30_000), slice(1024, 30_000)])
