@@ -92,7 +92,7 @@ def test_the_runtime_serves_one_thread_at_a_time(ruled, kind):
         device[3:9]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_threads_share_a_device(ruled, seed):
     """Each reads an array that all read, and writes and reads one of its own."""
     ruled.random.seed(seed)
@@ -106,7 +106,7 @@ def test_threads_share_a_device(ruled, seed):
         own = zarr_gpu.create_array(
             MemoryStore(), shape=data.shape, chunks=(10, 7), dtype="f4", compressors=[BLOSC[5]]
         ).to("cuda")
-        for turn in range(3):
+        for turn in range(2):
             array = shared[kinds[(number + turn) % len(kinds)]].to("cuda")
             select = (..., np.s_[::-1, 3:40:2], np.s_[7])[(number + turn) % 3]
             out = np.empty(data[select].shape, "f4")
@@ -121,8 +121,8 @@ def test_threads_share_a_device(ruled, seed):
             assert (out == data[select]).all()
             assert (back == right).all()
 
-    with ThreadPoolExecutor(5) as pool:
-        list(pool.map(work, range(5)))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
     books.check()
 
 
@@ -239,9 +239,9 @@ def machine(monkeypatch, **options):
         yield runtime
 
 
-def every_third(last):
-    """All of the first, and some of the rest."""
-    return [*range(min(last, 6)), *range(6, last, 3)]
+def some(last):
+    """All of the first, and a few of the rest."""
+    return [*range(min(last, 5)), *range(5, last, 1 + last // 8)]
 
 
 @pytest.mark.parametrize("error", [Injected, KeyboardInterrupt])
@@ -256,7 +256,7 @@ def test_a_failure_in_the_middle_of_a_read(monkeypatch, kind, local, error):
         store.arm(-1)
         device.read(out=out)
         books = Books(runtime)
-        for k in every_third(store.calls):
+        for k in some(store.calls):
             store.arm(k)
             with pytest.raises(error):
                 device.read(out=out)
@@ -280,7 +280,7 @@ def test_a_failure_in_the_middle_of_a_write(monkeypatch, kind, error):
         store.arm(-1)
         device[2:] = value[2:]
         books = Books(runtime)
-        for k in every_third(store.calls):
+        for k in some(store.calls):
             store.arm(k)
             with pytest.raises(error):
                 device[2:] = value[2:]
@@ -324,7 +324,7 @@ def test_every_allocation_may_fail(monkeypatch, kind):
         out = np.empty(data.shape, "f4")
         device.read(out=out)
         books = Books(runtime)
-        for k in range(1, 1000):
+        for k in (*range(1, 6), *range(6, 1000, 4)):
             out[...] = 0
             runtime.fail_allocation = k
             try:
@@ -353,7 +353,7 @@ def test_every_allocation_of_other_requests_may_fail(monkeypatch, small):
         requests += [lambda: device.vindex[np.array([[1, 2]]), np.array([[3, 4]])]]
         requests += [lambda: device.__setitem__(..., runtime.array(data.astype("f8")))]
         for request in requests:
-            for k in range(1, 100):
+            for k in (*range(1, 5), *range(5, 200, 7)):
                 runtime.fail_allocation = k
                 with suppress(MemoryError):
                     request()
@@ -373,12 +373,12 @@ def test_every_allocation_of_a_write_may_fail(monkeypatch, kind):
         new = runtime.array(data + 1)
         device[...] = new
         books = Books(runtime)
-        for k in range(1, 1000):
+        for k in (*range(1, 6), *range(6, 1000, 4)):
             new += 1
             runtime.fail_allocation = k
             device[...] = new
             books.check()
-            assert (array[...] == data + 1 + k).all()
+            assert (array[...] == np.array(new)).all()
             if runtime.fail_allocation:
                 break
         assert k > 3
@@ -454,7 +454,7 @@ def test_every_call_of_the_runtime_may_fail(monkeypatch, kind, name):
 
         setattr(runtime, name, fail)
         for request in (lambda: device.read(out=out), lambda: device.__setitem__(..., value)):
-            for k in every_third(40):
+            for k in some(40):
                 left = k + 1
                 with suppress(Broken):
                     request()

@@ -39,7 +39,7 @@ patient = settings(
         HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large
     ]
 )  # fmt: skip
-fewer = settings(patient, max_examples=patient.max_examples // 2)
+fewer = settings(patient, max_examples=patient.max_examples // 3)
 
 
 def same(found, expected):

@@ -5,8 +5,7 @@ it spills where that has been accepted. Write it anew, after looking at the diff
 
     python -m tests.kernels.test_compile [FILE...]
 
-Other cards than those of ``QUICK`` are compiled for by the slow tests. Results differ a little
-between versions of the compiler, so a few registers more are let pass.
+Results differ a little between versions of the compiler, so a few registers more are let pass.
 """
 
 import json
@@ -22,7 +21,6 @@ from zarr_gpu import config
 from zarr_gpu.device import compiler, kernels
 from zarr_gpu.errors import DeviceUnavailableError
 
-QUICK = (75, 90, 120)  # the oldest, the newest, and one of those that most will use
 ALL = (75, 80, 86, 89, 90, 100, 120)
 TABLE = Path(__file__).parent / "registers.json"
 SLACK = 8
@@ -64,10 +62,7 @@ def complaints(log):
     return [line for line in log.splitlines() if line.strip() and not line.startswith("ptxas ")]
 
 
-@pytest.mark.parametrize(
-    "arch",
-    [arch if arch in QUICK else pytest.param(arch, marks=pytest.mark.slow) for arch in ALL],
-)
+@pytest.mark.parametrize("arch", ALL)
 @pytest.mark.parametrize("name", kernels.files())
 def test_kernels_compile(name, arch):
     cubin = compiled(name, arch)
