@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,13 @@ def outcome(work: Any) -> Any:
         return work()
     except (ChunkDecodeError, ChunkNotFoundError, StoreError) as error:
         return type(error), str(error)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Of several bad chunks, the first is the one that is told of."""
+    with config.set({"threads": 1, "io_threads": 1}):
+        yield
 
 
 def compare(layout: ArrayLayout, store: Store, selection: Any = ..., **settings: Any) -> Any:
