@@ -1,7 +1,7 @@
 # zarr_gpu with the libraries for an NVIDIA GPU, and the tests that need one:
 #   docker build -f docker/gpu.Dockerfile -t zarr-gpu-gpu .
 #   docker run --rm --gpus all zarr-gpu-gpu                             # what the card can do
-#   docker run --rm --gpus all zarr-gpu-gpu python -m pytest tests/device tests/kernels --runtime=cuda
+#   docker run --rm --gpus all zarr-gpu-gpu python -m pytest tests/device --runtime=cuda
 #   docker run --rm --gpus all -v "$PWD/results:/src/benchmarks/results" zarr-gpu-gpu \
 #       python -m benchmarks.device
 #
@@ -19,7 +19,7 @@ COPY . .
 RUN pip install --no-cache-dir --editable ".[${CUDA},ml,snappy,pcodec,msgpack,speed]" \
     pytest pytest-xdist hypothesis
 # Compiled kernels; mount a volume here to keep them.
-ENV CUPY_CACHE_DIR=/root/.cupy/kernel_cache
+ENV ZARR_GPU_CACHE_DIR=/var/cache/zarr_gpu
 # What the container toolkit lets in of the driver.
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 CMD ["zarr-gpu", "device"]
