@@ -6,6 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from zarr_gpu.codecs import _native
 from zarr_gpu.codecs.base import Size
 from zarr_gpu.errors import CodecError
 
@@ -19,6 +20,14 @@ SAMPLES = {
     "field": FIELD,
 }
 each_sample = pytest.mark.parametrize("data", SAMPLES.values(), ids=SAMPLES)
+
+
+@pytest.fixture(scope="module", params=["native", "numcodecs"])
+def library(request):
+    """The tests of a module, once through ctypes and once through numcodecs alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_native, "ENABLED", request.param == "native")
+        yield request.param
 
 
 def check_round_trip(codec, data):

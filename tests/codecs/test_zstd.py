@@ -13,10 +13,14 @@ from tests.codecs.checks import (
     check_truncation,
     check_wrong_sizes,
     each_sample,
+    library,
 )
 from zarr_gpu.codecs.base import Size
 from zarr_gpu.codecs.zstd import ZstdCodec, read_frame_header, read_sizes
 from zarr_gpu.errors import CodecError
+
+__all__ = ["library"]
+pytestmark = pytest.mark.usefixtures("library")
 
 MAGIC = b"\x28\xb5\x2f\xfd"
 SKIPPABLE = b"\x53\x2a\x4d\x18" + (3).to_bytes(4, "little") + b"abc"

@@ -9,11 +9,13 @@ size that the array's metadata give.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from zarr_gpu._types import JSON, Bytes
+from zarr_gpu.codecs import _native
 from zarr_gpu.codecs._bytes_bytes import SLACK, numcodecs_members, target, wrong_size
 from zarr_gpu.codecs._members import check_names, integer
 from zarr_gpu.codecs.base import BytesBytesCodec, Size
@@ -23,6 +25,10 @@ from zarr_gpu.metadata.problems import show
 MAX_WINDOW_NBYTES = 128 << 20  # what libzstd's own tools accept unless told otherwise
 _BLOCK_NBYTES = 128 << 10  # largest block, RFC 8878 section 3.1.1.2.4
 _MAGIC = b"\x28\xb5\x2f\xfd"
+_MAGIC_NUMBER = int.from_bytes(_MAGIC, "little")
+_HEAD = struct.Struct("<IBQ")  # magic, descriptor, and a content size of up to 8 bytes
+_CONTENT = ((0xFF, 0), (0xFFFF, 256), (0xFFFFFFFF, 0), (2**64 - 1, 0))  # mask and offset
+_SMALL = 64 << 10  # above, a context of one's own for encoding saves no time
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,9 @@ class ZstdCodec(BytesBytesCodec):
         return Size(decoded.limit + (decoded.limit >> 4) + SLACK, exact=False)
 
     def encode(self, data: Bytes) -> Bytes:
+        library = _native.zstd() if 0 < len(data) <= _SMALL else None
+        if library is not None:
+            return self._encode_small(library, data)
         from numcodecs import zstd
 
         try:
@@ -66,7 +75,20 @@ class ZstdCodec(BytesBytesCodec):
         except (RuntimeError, ValueError) as error:
             raise CodecError(str(error), codec=self.name) from error
 
+    def _encode_small(self, library: _native.Zstd, data: Bytes) -> bytes:
+        nbytes = len(data)
+        room = nbytes + (nbytes >> 8) + 64  # ZSTD_compressBound, rounded up
+        into = _native.scratch(room)
+        size = library.compress(
+            _native.pointer(into), room, _native.pointer(data), nbytes, self.level, self.checksum
+        )
+        if size > room:
+            raise CodecError(library.error(size), codec=self.name)
+        return bytes(into[:size])
+
     def decode(self, data: Bytes, decoded: Size, out: memoryview | None = None) -> Bytes:
+        if decoded.exact and _is_plain(data, decoded.limit):
+            return self._decode_exact(data, decoded.limit, out)
         frame = read_frame_header(data)
         if decoded.exact and frame.content_nbytes == decoded.limit and decoded.limit:
             # The first frame holds everything; libzstd notices when others hold more.
@@ -82,10 +104,21 @@ class ZstdCodec(BytesBytesCodec):
         return self._decode_unknown(data, decoded, total)
 
     def _decode_exact(self, data: Bytes, nbytes: int, out: memoryview | None) -> Bytes:
+        # libzstd never writes beyond the memory it is given, and nothing less is accepted.
+        library = _native.zstd()
+        if library is not None:
+            into = target(nbytes, out)
+            size = library.decompress(
+                _native.pointer(into), nbytes, _native.pointer(data), len(data)
+            )
+            if size > nbytes:
+                raise CodecError(library.error(size), codec=self.name)
+            if size < nbytes:
+                raise wrong_size(self.name, Size(nbytes), size)
+            return into
         from numcodecs import zstd
 
         try:
-            # libzstd never writes beyond the memory it is given, and nothing less is accepted.
             return zstd.decompress(data, target(nbytes, out))  # type: ignore[no-any-return]
         except (RuntimeError, ValueError) as error:
             raise CodecError(str(error), codec=self.name) from error
@@ -109,6 +142,23 @@ class ZstdCodec(BytesBytesCodec):
         if not decoded.check(len(result)):
             raise wrong_size(self.name, decoded, len(result))
         return result
+
+
+def _is_plain(data: Bytes, nbytes: int) -> bool:
+    """True when ``data`` start with a frame as compressors of whole buffers write it.
+
+    A single segment (so that its window is its content) of ``nbytes``, without a dictionary: that
+    much of the header decides everything that :func:`read_frame_header` would.
+    """
+    if len(data) < _HEAD.size or not nbytes:
+        return False
+    magic: int
+    descriptor: int
+    content: int
+    magic, descriptor, content = _HEAD.unpack_from(data)
+    mask, offset = _CONTENT[descriptor >> 6]
+    single = descriptor & 0x2B == 0x20  # 0x08 is reserved, 0x03 the size of a dictionary's number
+    return magic == _MAGIC_NUMBER and single and (content & mask) + offset == nbytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,141 @@
+"""The libraries inside numcodecs' wheels: addresses, threads, forks, and platforms without them."""
+
+import ctypes
+import gc
+import os
+import sys
+import threading
+import types
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from tests.codecs.checks import FIELD
+from zarr_gpu.codecs import _native
+from zarr_gpu.codecs.base import Size
+from zarr_gpu.codecs.zstd import ZstdCodec
+
+CODECS = [ZstdCodec(1)]
+needs_library = pytest.mark.skipif(
+    sys.platform != "linux", reason="modules export their libraries on Linux"
+)
+
+
+def buffers():
+    array = np.arange(100, dtype=np.uint8)
+    frozen = array.copy()
+    frozen.flags.writeable = False
+    kinds = {
+        "bytes": bytes(array),
+        "bytearray": bytearray(array),
+        "memoryview of bytes": memoryview(b"x" + bytes(array))[1:],
+        "memoryview of a bytearray": memoryview(bytearray(b"x" + bytes(array)))[1:],
+        "memoryview of an array": array.data,
+        "memoryview of a read-only array": frozen.data,
+    }
+    return [pytest.param(data, id=name) for name, data in kinds.items()]
+
+
+@pytest.mark.parametrize("data", buffers())
+def test_pointer_is_where_the_bytes_are(data):
+    copy = np.zeros(100, np.uint8)
+    memcpy = ctypes.memmove
+    memcpy(copy.ctypes.data, _native.pointer(data), 100)
+    assert copy.tolist() == list(range(100))
+
+
+def test_readonly_buffers_are_released():
+    data = bytearray(10)
+    view = memoryview(data).toreadonly()
+    _native.pointer(view)
+    view.release()
+    data.append(1)  # BufferError while anyone still holds it
+
+
+@needs_library
+def test_libraries_are_found():
+    assert _native.zstd().version >= 10400
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.name)
+def test_threads_do_not_share_contexts(codec):
+    samples = [np.random.default_rng(i).bytes(500) * 7 + bytes(i) for i in range(200)]
+
+    def round_trips(i):
+        data = samples[i]
+        return bytes(codec.decode(codec.encode(data), Size(len(data)))) == data
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(round_trips, range(200)))
+
+
+def test_contexts_are_freed_with_their_thread():
+    created, freed = [], []
+
+    def create():
+        created.append(len(created) + 1)
+        return created[-1]
+
+    contexts = _native._PerThread(create, freed.append)
+    for _ in range(3):
+        thread = threading.Thread(target=lambda: (contexts.handle, contexts.handle))
+        thread.start()
+        thread.join()
+    gc.collect()
+    assert sorted(freed) == [2, 3, 4]  # the first belongs to this thread
+    assert contexts.handle == 1
+    assert created == [1, 2, 3, 4]
+
+
+def test_no_memory_for_a_context_is_an_error():
+    with pytest.raises(MemoryError):
+        _native._Context(lambda: None, lambda handle: None)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.name)
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_decodes(codec):
+    encoded = bytes(codec.encode(FIELD))  # contexts exist
+    child = os.fork()
+    if child == 0:
+        good = False
+        try:
+            good = bytes(codec.decode(codec.encode(FIELD), Size(len(FIELD)))) == FIELD
+            good = good and bytes(codec.decode(encoded, Size(len(FIELD)))) == FIELD
+        finally:
+            os._exit(0 if good else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+# -- platforms without the libraries ---------------------------------------------------------------
+
+
+def test_a_module_that_exports_nothing_gives_no_library(monkeypatch):
+    import _ctypes
+
+    module = types.SimpleNamespace(__file__=_ctypes.__file__)
+    monkeypatch.setattr(_native, "import_module", lambda name: module)
+    assert _native._zstd.__wrapped__() is None
+
+
+@pytest.mark.parametrize("path", [None, os.devnull, "/nowhere/zstd.so"])
+def test_a_module_that_is_no_library_gives_none(monkeypatch, path):
+    monkeypatch.setattr(_native, "import_module", lambda name: types.SimpleNamespace(__file__=path))
+    assert _native._zstd.__wrapped__() is None
+
+
+@needs_library
+def test_an_old_or_broken_library_is_not_used(monkeypatch):
+    monkeypatch.setattr(_native, "_MIN_ZSTD", 990000)
+    assert _native._zstd.__wrapped__() is None
+    monkeypatch.undo()
+    assert _native._zstd.__wrapped__() is not None
+    monkeypatch.setattr(_native.Zstd, "decompress", lambda *args: 32)
+    assert _native._zstd.__wrapped__() is None
+
+
+def test_tests_can_do_without(monkeypatch):
+    monkeypatch.setattr(_native, "ENABLED", False)
+    assert _native.zstd() is None
