@@ -14,7 +14,8 @@ from zarr_gpu import indexing
 from zarr_gpu.errors import BoundsCheckError, SelectionError, VindexInvalidSelectionError
 from zarr_gpu.indexing import Selection
 from zarr_gpu.metadata.grids import Axis, RectilinearGrid, RegularGrid
-from zarr_gpu.plan import Assembler, make_plan, place
+from zarr_gpu.assembler import Assembler
+from zarr_gpu.plan import make_plan, place
 
 shapes = npst.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=7)
 

@@ -14,7 +14,8 @@ from zarr_gpu.codecs.sharding import MISSING, ShardLayout
 from zarr_gpu.config import ArrayConfig
 from zarr_gpu.errors import CodecError, LimitError
 from zarr_gpu.layout import ArrayLayout
-from zarr_gpu.plan import Assembler, Plan
+from zarr_gpu.assembler import Assembler
+from zarr_gpu.plan import Plan
 from zarr_gpu.stores.base import Store
 
 

@@ -16,16 +16,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from zarr_gpu._types import Int64, NDArray, Shape
 from zarr_gpu.indexing import Points, Range, Selection
-from zarr_gpu.metadata.grids import Axis
+from zarr_gpu.metadata.grids import Axis, RegularAxis
+
+Box: TypeAlias = list[tuple[int, int, int]]
+"""``(start, extent, step)`` of some elements of a chunk, per dimension."""
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True)
 class Segments:
     """One output axis cut at chunk borders; all columns have one entry per segment.
 
@@ -47,18 +51,30 @@ class Segments:
     def __len__(self) -> int:
         return len(self.extent)
 
+    @cached_property
+    def _rows(self) -> tuple[list[int], list[int], list[int]]:
+        """``chunk_start``, ``out_start`` and ``extent`` as Python's integers, which are faster."""
+        return self.chunk_start.tolist(), self.out_start.tolist(), self.extent.tolist()
+
+    def box(self, segment: int) -> tuple[int, int, int]:
+        """``(start, extent, step)`` in the chunk, of a range."""
+        starts, _, extents = self._rows
+        return starts[segment], extents[segment], self.step
+
     def out_index(self, segment: int) -> slice | Int64:
         """Where segment number ``segment`` lies on the output axis."""
-        start = int(self.out_start[segment])
-        span = slice(start, start + int(self.extent[segment]))
+        _, out_starts, extents = self._rows
+        start = out_starts[segment]
+        span = slice(start, start + extents[segment])
         return span if self.order is None else self.order[span]
 
     def in_chunk(self, segment: int) -> slice | tuple[Int64, ...]:
         """What segment number ``segment`` takes from its chunk, per dimension in ``dims``."""
-        start, extent = int(self.chunk_start[segment]), int(self.extent[segment])
+        starts, out_starts, extents = self._rows
+        start, extent = starts[segment], extents[segment]
         if self.index is None:
             return slice(start, start + (extent - 1) * self.step + 1, self.step)
-        at = int(self.out_start[segment])
+        at = out_starts[segment]
         return tuple(self.index[:, at : at + extent])
 
 
@@ -127,22 +143,64 @@ def _cut_points(axis: Points, grids: Sequence[Axis]) -> Segments:
     )
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
 class Plan:
     """Rows (chunk by chunk) of a read or a write.
 
-    ``axes`` are the segments of each output axis; row number r combines segment
-    ``segment[r, a]`` of every axis a. ``work_shape`` is the shape of the output with integer axes
-    kept and index arrays flattened (see :meth:`~zarr_gpu.indexing.Selection.work_view`).
+    ``grids`` has one axis per dimension of the array. ``fields`` are those of a structured type
+    that are moved; None: whole elements. Row number r combines segment ``segment[r, a]`` of every
+    axis a. ``work_shape`` is the shape of the output with integer axes kept and index arrays
+    flattened (see :meth:`~zarr_gpu.indexing.Selection.work_view`).
     """
 
-    selection: Selection
-    grids: tuple[Axis, ...]
-    axes: tuple[Segments, ...]
-    fields: str | list[str] | None = None
-    """Fields of a structured type that are moved; None: whole elements."""
-
     __hash__ = None  # type: ignore[assignment]  # plans are compared by nothing
+
+    def __init__(
+        self,
+        selection: Selection,
+        grids: tuple[Axis, ...],
+        fields: str | list[str] | None = None,
+    ) -> None:
+        self.selection = selection
+        self.grids = grids
+        self.fields = fields
+
+    @cached_property
+    def axes(self) -> tuple[Segments, ...]:
+        """The segments of each output axis."""
+        grids = self.grids
+        return tuple(
+            _cut_range(axis, grids[axis.dim])
+            if isinstance(axis, Range)
+            else _cut_points(axis, grids)
+            for axis in self.selection.axes
+        )
+
+    @property
+    def ranges(self) -> bool:
+        """True when there are no points and the output's axes are the array's, in order."""
+        return all(
+            isinstance(axis, Range) and axis.dim == dim
+            for dim, axis in enumerate(self.selection.axes)
+        )
+
+    def one_chunk(self) -> tuple[tuple[int, ...], Box] | None:
+        """Coordinates of the one chunk that holds all elements, and where they are in it.
+
+        None when there may be several, or none. Such requests (elements, patches) are so small
+        that columns would take most of the time.
+        """
+        chunk: list[int] = []
+        box: Box = []
+        for dim, axis in enumerate(self.selection.axes):
+            grid = self.grids[dim] if dim < len(self.grids) else None
+            if type(axis) is not Range or type(grid) is not RegularAxis or axis.dim != dim:
+                return None
+            at, start = divmod(axis.start, grid.chunk)
+            if not axis.count or start + (axis.count - 1) * axis.step >= grid.chunk:
+                return None
+            chunk.append(at)
+            box.append((start, axis.count, axis.step))
+        return tuple(chunk), box
 
     @property
     def work_shape(self) -> Shape:
@@ -242,108 +300,7 @@ def make_plan(
     selection: Selection, grids: tuple[Axis, ...], fields: str | list[str] | None = None
 ) -> Plan:
     """Cut ``selection`` at the chunk borders of ``grids`` (one axis per array dimension)."""
-    axes = tuple(
-        _cut_range(axis, grids[axis.dim]) if isinstance(axis, Range) else _cut_points(axis, grids)
-        for axis in selection.axes
-    )
-    return Plan(selection=selection, grids=grids, axes=axes, fields=fields)
-
-
-class Assembler:
-    """Moves data between chunks and the work view of the output, row by row.
-
-    Rows are given by their segment numbers. Only NumPy indexing happens here; the device backend
-    does the same in its scatter kernel from the plan's columns.
-    """
-
-    def __init__(self, plan: Plan) -> None:
-        self._axes = plan.axes
-        self._points = [a for a, axis in enumerate(plan.axes) if axis.index is not None]
-        self._dims = tuple(d for axis in plan.axes for d in axis.dims)
-        self._in_order = self._dims == tuple(range(plan.ndim))
-        self._simple = not self._points and self._in_order
-
-    def out_index(self, row: Sequence[int]) -> tuple[Any, ...]:
-        """Index of the row's elements in the work view."""
-        index: list[Any] = [axis.out_index(s) for axis, s in zip(self._axes, row, strict=True)]
-        return _as_open_mesh(index)
-
-    def box(self, row: Sequence[int]) -> list[tuple[int, int, int]] | None:
-        """``(start, extent, step)`` per array dimension, None when the row has points."""
-        if not self._simple:
-            return None
-        return [
-            (int(axis.chunk_start[s]), int(axis.extent[s]), axis.step)
-            for axis, s in zip(self._axes, row, strict=True)
-        ]
-
-    def take(self, chunk: NDArray, row: Sequence[int]) -> NDArray:
-        """The row's elements of ``chunk``, shaped like its place in the work view."""
-        if self._simple:
-            box: tuple[Any, ...] = tuple(
-                axis.in_chunk(s) for axis, s in zip(self._axes, row, strict=True)
-            )
-            part: NDArray = chunk[box]
-            return part
-        index = self._chunk_index(row)
-        if len(self._points) > 1:  # orthogonal: cut one axis after the other, slices first
-            chunk = chunk[tuple(i if isinstance(i, slice) else slice(None) for i in index)]
-            for dim, i in enumerate(index):
-                if not isinstance(i, slice):
-                    chunk = chunk.take(i, axis=dim)
-            return chunk
-        taken: NDArray = chunk[tuple(index)]
-        return taken.transpose(self._result_order(index)) if not self._in_order else taken
-
-    def put(self, chunk: NDArray, row: Sequence[int], value: NDArray) -> None:
-        """Write ``value`` (shaped like the row's place in the work view) into ``chunk``."""
-        index = self._chunk_index(row)
-        if len(self._points) > 1:
-            chunk[_as_open_mesh(index, chunk.shape)] = value
-            return
-        if not self._in_order and self._points:
-            value = value.transpose(np.argsort(self._result_order(index)))
-        chunk[tuple(index)] = value
-
-    def _chunk_index(self, row: Sequence[int]) -> list[Any]:
-        index: list[Any] = [None] * len(self._dims)
-        for axis, s in zip(self._axes, row, strict=True):
-            inside = axis.in_chunk(s)
-            if isinstance(inside, slice):
-                index[axis.dims[0]] = inside
-            else:
-                for dim, i in zip(axis.dims, inside, strict=True):
-                    index[dim] = i
-        return index
-
-    def _result_order(self, index: Sequence[Any]) -> list[int]:
-        """Which axis of ``chunk[index]`` is each output axis.
-
-        NumPy puts the one axis of index arrays where they stand if they stand together, and first
-        otherwise; the plan may want it elsewhere.
-        """
-        at = [d for d, i in enumerate(index) if not isinstance(i, slice)]
-        together = bool(at) and at[-1] - at[0] == len(at) - 1
-        produced: list[int] = [] if together or not at else [at[0]]
-        for dim, i in enumerate(index):
-            if isinstance(i, slice) or (together and dim == at[0]):
-                produced.append(dim)
-        return [
-            produced.index(axis.dims[0] if axis.index is None else at[0]) for axis in self._axes
-        ]
-
-
-def _as_open_mesh(index: Sequence[Any], shape: Shape | None = None) -> tuple[Any, ...]:
-    """``index`` unchanged, or as ``np.ix_`` when several axes have index arrays."""
-    if sum(not isinstance(i, slice) for i in index) < 2:
-        return tuple(index)
-    mesh = []
-    for number, i in enumerate(index):
-        if isinstance(i, slice):
-            stop = i.stop if shape is None else i.indices(shape[number])[1]
-            i = np.arange(i.start or 0, stop, i.step or 1)
-        mesh.append(i)
-    return np.ix_(*mesh)
+    return Plan(selection, grids, fields)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
