@@ -1,13 +1,15 @@
-"""The host backend: fetch, decode and assemble chunk by chunk in worker threads.
+"""The host backend: fetch, decode and assemble in worker threads.
 
-Rows of the plan are handed out in runs. A chunk whose place in the output is contiguous is decoded
-(or, uncompressed, read) right there; uncompressed chunks are read only as far as selected.
+Boxes of elements are read block by block (``host_blocks``), everything else row by row
+(``host_read``), in runs. A chunk whose place in the output is contiguous is decoded (or,
+uncompressed, read) right there; uncompressed chunks are read only as far as selected. What lies in
+one chunk is read at once, by the calling thread.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ import numpy as np
 from zarr_gpu import workers
 from zarr_gpu._types import NDArray, Shape
 from zarr_gpu.config import ArrayConfig, config
-from zarr_gpu.host_read import ReadJob
+from zarr_gpu.host_blocks import BlockJob
 from zarr_gpu.host_write import WriteJob
 from zarr_gpu.layout import ArrayLayout, leaf_nbytes
 from zarr_gpu.plan import Placement, Plan
@@ -58,23 +60,19 @@ class HostBackend:
         self, layout: ArrayLayout, plan: Plan, store: Store, out: NDArray, settings: ArrayConfig
     ) -> None:
         """Fill ``out``; see :class:`~zarr_gpu.backend.Backend`. Raises ChunkError, StoreError."""
-        if len(plan) == 0:
-            return
         view = plan.selection.work_view(out)
-        if view.size and not np.shares_memory(view, out):
+        if plan.selection.reshapes and view.size and not np.shares_memory(view, out):
             # several-dimensional points in an output that cannot be reshaped in place
             buffer = np.empty(out.shape, out.dtype)
             self.read(layout, plan, store, buffer, settings)
             out[...] = buffer
             return
-        job = ReadJob(layout, plan, store, view, settings)
-        task: Callable[[Any], None] = job.read_shard if layout.sharded else job.read_rows
-        tasks, threads = _tasks(layout, plan, store)
-        if layout.sharded:
-            segment = plan.segment
-            job.segment, job.placement = segment, layout.place(plan, segment)
-            tasks = _shard_tasks(job.placement, tasks.step)
-        workers.run(task, tasks, threads)
+        job = BlockJob(layout, plan, store, view, settings)
+        one = plan.one_chunk() if layout.uniform else None
+        if one is not None:
+            job.read_one(*one)
+        elif len(plan):
+            _read_many(job)
 
     def prepare(self, value: Any, shape: Shape, dtype: np.dtype[Any]) -> None:
         """Nothing is done beforehand."""
@@ -86,12 +84,12 @@ class HostBackend:
         if len(plan) == 0:
             return
         job = WriteJob(layout, plan, store, plan.selection.work_view(value), settings)
-        _, threads = _tasks(layout, plan, store)
+        threads = _threads(layout, plan, store)
         objects = len(job.placement)
         # Encoded objects wait for their task to end, so that durable stores flush them together.
         room = config.current.memory_window_bytes // (threads * leaf_nbytes(layout))
         step = 1 if layout.sharded else max(1, min(64, objects // (4 * threads), room))
-        workers.run(job.write_objects, _spans(objects, step), threads)
+        workers.run(job.write_objects, _Runs(objects, step), threads)
 
 
 class _Runs(Iterator[range]):
@@ -110,19 +108,36 @@ class _Runs(Iterator[range]):
         return run
 
 
-def _spans(n: int, step: int) -> _Runs:
-    return _Runs(n, step)
-
-
-def _tasks(layout: ArrayLayout, plan: Plan, store: Store) -> tuple[_Runs, int]:
-    """Rows in runs, and the number of threads worth using."""
+def _threads(layout: ArrayLayout, plan: Plan, store: Store) -> int:
+    """The number of threads worth using."""
     n = len(plan)
-    nbytes = leaf_nbytes(layout)
-    threads = workers.thread_count() if store.local else config.current.io_threads
-    if store.local and min(nbytes, plan.selection.size * layout.dtype.itemsize) * n < SERIAL_NBYTES:
-        threads = 1
+    nbytes = min(leaf_nbytes(layout), plan.selection.size * layout.dtype.itemsize)
+    if not store.local:
+        return min(config.current.io_threads, n)
+    return 1 if nbytes * n < SERIAL_NBYTES else min(workers.thread_count(), n)
+
+
+def _read_many(job: BlockJob) -> None:
+    """Several chunks, by several threads where that pays."""
+    layout, plan, store = job.layout, job.plan, job.store
+    threads = _threads(layout, plan, store)
+    n, nbytes = len(plan), leaf_nbytes(layout)
+    # Rows per task: many enough, and few enough for all threads to end at the same time.
     step = max(1, min(TASK_NBYTES // nbytes, -(-n // (4 * threads)))) if threads > 1 else 256
-    return _spans(n, step), min(threads, n)
+    if layout.sharded and job.usable():
+        workers.run(job.read_shard_blocks, job.shard_tasks(step), threads)
+    elif layout.sharded:
+        segment = plan.segment
+        job.segment, job.placement = segment, layout.place(plan, segment)
+        workers.run(job.read_shard, _shard_tasks(job.placement, step), threads)
+    elif job.usable():
+        workers.run(job.read_blocks, _Runs(len(job.grid), max(1, step // job.most)), threads)
+    else:
+
+        def read(rows: range) -> None:
+            job.read_rows(plan.segments_of(np.arange(rows.start, rows.stop, dtype=np.int64)))
+
+        workers.run(read, _Runs(n, step), threads)
 
 
 def _shard_tasks(placement: Placement, step: int) -> Any:

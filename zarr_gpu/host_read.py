@@ -1,52 +1,51 @@
-"""Reading on the host: the tasks that worker threads run."""
+"""Reading on the host, row by row: what worker threads do with chunks that are used in part."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import product
+import threading
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import product, repeat
 
 import numpy as np
 
-from zarr_gpu import workers
 from zarr_gpu._types import Bytes, Int64, NDArray
+from zarr_gpu.assembler import Assembler
 from zarr_gpu.chunk_errors import ChunkErrors
 from zarr_gpu.codecs.chain import BoundChain, RawLayout
-from zarr_gpu.codecs.sharding import MISSING, ShardLayout
-from zarr_gpu.config import ArrayConfig, config
-from zarr_gpu.errors import CodecError, LimitError
-from zarr_gpu.layout import ArrayLayout, leaf_nbytes
-from zarr_gpu.plan import Assembler, Placement, Plan
-from zarr_gpu.shards import inner_range, read_index
+from zarr_gpu.codecs.sharding import ShardLayout
+from zarr_gpu.config import ArrayConfig
+from zarr_gpu.errors import ChunkDecodeError, CodecError, LimitError
+from zarr_gpu.fetching import (
+    ReadLimits,
+    check_inner_sizes,
+    get_objects,
+    inner_ranges,
+    read_ranges,
+)
+from zarr_gpu.layout import ArrayLayout
+from zarr_gpu.plan import Box, Placement, Plan
 from zarr_gpu.stores.base import Reader, Store
-from zarr_gpu.stores.ranges import coalesce
 
-LOCAL_GAP = 16 << 10
-"""Copying this much from the page cache costs about as much as one more system call."""
 SPARSE_NBYTES = 64 << 10
 """Selections of uncompressed chunks that span less are read as one range, however sparse."""
+FILL_NBYTES = 64 << 20
+"""Objects that may be longer are read into memory of their own size, not into a buffer."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReadLimits:
-    """How much is fetched at once: objects per call, and how ranges of a shard are merged."""
+class Scratch(threading.local):
+    """Buffers of one job that every thread has for itself, so that their memory stays in cache."""
 
-    batch: int
-    max_gap: int
-    max_bytes: int
+    def __init__(self) -> None:
+        self._buffers: dict[str, NDArray] = {}
 
-    @classmethod
-    def of(cls, layout: ArrayLayout, store: Store, settings: ArrayConfig) -> ReadLimits:
-        window = config.current.memory_window_bytes
-        max_gap = settings.sharding_coalesce_max_gap_bytes
-        return cls(
-            batch=1 if store.local else max(1, min(64, window // (64 * leaf_nbytes(layout)))),
-            max_gap=min(max_gap, LOCAL_GAP) if store.local else max_gap,
-            max_bytes=min(
-                settings.sharding_coalesce_max_bytes, max(1, window // workers.thread_count())
-            ),
-        )
+    def get(self, name: str, nbytes: int) -> memoryview:
+        """``nbytes`` bytes with anything in them."""
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.size < nbytes:
+            self._buffers[name] = buffer = np.empty(nbytes, np.uint8)
+        return buffer.data[:nbytes]
 
 
 class ReadJob:
@@ -63,136 +62,282 @@ class ReadJob:
         self.store = store
         self.out = out
         self.settings = settings
-        self.assembler = Assembler(plan)
         self.errors = ChunkErrors(layout)
         self.same_dtype = out.dtype == layout.dtype and plan.fields is None
-        self.limits = ReadLimits.of(layout, store, settings)
+        self.scratch = Scratch()
+
+    @cached_property
+    def assembler(self) -> Assembler:
+        return Assembler(self.plan)
+
+    @cached_property
+    def limits(self) -> ReadLimits:
+        return ReadLimits.of(self.layout, self.store, self.settings)
+
+    # -- a request inside one chunk ---------------------------------------------------------------
+
+    def read_one(self, chunk: tuple[int, ...], box: Box) -> None:
+        """All of the output is ``box`` of the leaf chunk at ``chunk``; the grid is regular."""
+        place = self.out
+        if self.layout.sharded:
+            self._read_one_inner(chunk, box, place)
+            return
+        key = self.layout.key(chunk)
+        chain = self.layout.levels.leaf
+        if chain.raw is not None and (self.store.local or not _is_whole(box, chain)):
+            self._read_raw_object(key, place, box, chain)
+        elif self._fills(chain):
+            encoded = self.scratch.get("encoded", chain.stored.limit)
+            for n in self._filled([key], encoded):
+                self._decode_filled(encoded, n, place, box, chain, key)
+        else:
+            self._decode_whole_object(self._get(key, chain), place, box, chain, key)
+
+    def _read_one_inner(self, chunk: tuple[int, ...], box: Box, place: NDArray) -> None:
+        where, slots = self.layout.inside(chunk)
+        key = self.layout.key(where)
+        reader = self.store.open_reader(key)
+        if reader is None:
+            self._missing(place, key)
+            return
+        levels = self.layout.levels
+        with reader:
+            columns = np.array(slots, np.int64)[:, None]
+            offset, nbytes = self._inner_ranges(levels.layouts, reader, columns, key)
+            at, n = int(offset[0]), int(nbytes[0])
+            if at < 0:
+                self._missing(place, key)
+            elif levels.leaf.raw is not None:
+                check_inner_sizes(self.errors, levels.leaf, offset, nbytes, key)
+                self._read_raw(reader, at, place, box, levels.leaf.raw)
+            else:
+                data = reader.read(at, n)
+                self._decode_box(data, place, box, levels.leaf, key, (at, n))
 
     # -- objects that are one chunk ---------------------------------------------------------------
 
-    def read_rows(self, rows: range) -> None:
-        segment = self.plan.segments_of(np.arange(rows.start, rows.stop, dtype=np.int64))
+    def read_rows(self, segment: Int64) -> None:
+        """Rows given by their segment numbers, shape (rows, axes)."""
         chunks = self.plan.chunks_of(segment)
         keys = self.layout.keys(chunks)
-        rows_list = segment.tolist()
-        uniform = self.layout.uniform
+        rows = segment.tolist()
+        if not self.layout.uniform:
+            for key, row, where in zip(keys, rows, chunks.tolist(), strict=True):
+                self._read_row(key, row, self.layout.levels_at(where).leaf)
+            return
         chain = self.layout.levels.leaf
-        coords = None if uniform else chunks.tolist()
         # Parts of an uncompressed chunk are read through an opened object. With latency that costs
         # a request for its size, so there whole chunks are fetched like compressed ones.
-        whole = np.zeros(len(keys), np.bool_)
-        if chain.raw is not None and not self.store.local:
-            whole = self.plan.complete(segment)
+        if chain.raw is not None and (self.store.local or not self.plan.complete(segment).all()):
+            for key, row in zip(keys, rows, strict=True):
+                self._read_row(key, row, chain)
+        elif self._fills(chain):
+            encoded = self.scratch.get("encoded", chain.stored.limit)
+            for key, row, n in zip(keys, rows, self._filled(keys, encoded), strict=True):
+                self._decode_row_filled(encoded, n, row, chain, key)
+        else:
+            for key, row, data in zip(keys, rows, self._objects(keys, chain), strict=True):
+                self._decode_row(data, row, chain, key)
+
+    def _read_row(self, key: str, row: Sequence[int], chain: BoundChain) -> None:
+        box = self.assembler.box(row)
+        if chain.raw is None or box is None:
+            self._decode_row(self._get(key, chain), row, chain, key)
+        else:
+            self._read_raw_object(key, self._place(row), box, chain)
+
+    def _get(self, key: str, chain: BoundChain) -> Bytes | None:
+        try:
+            return self.store.get(key, limit=chain.stored.limit)
+        except LimitError as error:
+            raise self.errors.decoding(error, key) from error
+
+    def _objects(self, keys: Sequence[str], chain: BoundChain) -> Iterator[Bytes | None]:
+        """Whole objects, in batches where each request takes its time."""
         batch = self.limits.batch
         for first in range(0, len(keys), batch):
-            some = slice(first, first + batch)
-            fetch = batch > 1 and uniform and (chain.raw is None or whole[some].all())
-            fetched = get_objects(self.store, keys[some], chain) if fetch else None
-            for i, (key, row) in enumerate(zip(keys[some], rows_list[some], strict=True)):
-                if coords is not None:
-                    chain = self.layout.levels_at(coords[first + i]).leaf
-                if chain.raw is not None and fetched is None and not whole[first + i]:
-                    self._read_raw_object(key, row, chain, chain.raw)
-                    continue
-                try:
-                    data = (
-                        self.store.get(key, limit=chain.stored.limit)
-                        if fetched is None
-                        else fetched[i]
-                    )
-                except LimitError as error:
-                    raise self.errors.decoding(error, key) from error
-                if data is None:
-                    self._fill(row, key)
-                else:
-                    self._decode(data, row, chain, key, None)
+            some = keys[first : first + batch]
+            found = get_objects(self.store, some, chain) if batch > 1 else None
+            if found is None:
+                for key in some:
+                    yield self._get(key, chain)
+            else:
+                yield from found
 
-    def _fill(self, row: Sequence[int], key: str) -> None:
+    def _fills(self, chain: BoundChain) -> bool:
+        """True when objects are best read into a buffer that is used again and again.
+
+        Not where a file cut short while it is read could decode to something.
+        """
+        return self.store.fills and chain.memory is not None and chain.stored.limit <= FILL_NBYTES
+
+    def _filled(self, keys: Sequence[str], encoded: memoryview) -> Iterator[int]:
+        """Lengths of the objects, each of which is in ``encoded`` when its length is given."""
+        lengths = self.store.fill(keys, repeat(encoded))
+        for key in keys:
+            try:
+                yield next(lengths)
+            except LimitError as error:
+                raise self.errors.decoding(error, key) from error
+
+    # -- decoding ---------------------------------------------------------------------------------
+
+    def _missing(self, place: NDArray, key: str) -> None:
         if not self.settings.read_missing_chunks:
             raise self.errors.missing(key)
-        self.out[self.assembler.out_index(row)] = self._pick(self.layout.fill_array)
-
-    def _target(self, row: Sequence[int], chain: BoundChain) -> NDArray | None:
-        """The row's place in the output, when a whole chunk can be decoded right there."""
-        if not self.same_dtype:
-            return None
-        box = self.assembler.box(row)
-        if box is None or any(
-            start or step != 1 or extent != n
-            for (start, extent, step), n in zip(box, chain.spec.shape, strict=True)
-        ):
-            return None
-        view = self._place(row)
-        return view if view.flags.c_contiguous and view.flags.writeable else None
-
-    def _place(self, row: Sequence[int]) -> NDArray:
-        """The row's part of the output; the ellipsis makes it a view also where that is 0-d."""
-        return self.out[(*self.assembler.out_index(row), ...)]
-
-    def _decode(
-        self,
-        data: Bytes,
-        row: Sequence[int],
-        chain: BoundChain,
-        key: str,
-        byte_range: tuple[int, int] | None,
-    ) -> None:
-        target = self._target(row, chain)
-        try:
-            chunk = chain.decode(data, target)
-        except CodecError as error:
-            raise self.errors.decoding(error, key, byte_range) from error
-        if chunk is not target:
-            self.out[self.assembler.out_index(row)] = self.assembler.take(self._pick(chunk), row)
+        place[...] = self._pick(self.layout.fill_array)
 
     def _pick(self, array: NDArray) -> NDArray:
         """The fields asked for."""
         return array if self.plan.fields is None else array[self.plan.fields]
 
+    def _place(self, row: Sequence[int]) -> NDArray:
+        """The row's part of the output; the ellipsis makes it a view also where that is 0-d."""
+        return self.out[(*self.assembler.out_index(row), ...)]
+
+    def _decode_filled(
+        self,
+        encoded: memoryview,
+        n: int,
+        place: NDArray,
+        box: Box,
+        chain: BoundChain,
+        key: str,
+    ) -> None:
+        """Decode the first ``n`` bytes; what does not decode is read again, and carefully."""
+        if n < 0:
+            self._missing(place, key)
+            return
+        try:
+            self._decode_box(encoded[:n], place, box, chain, key, None)
+        except ChunkDecodeError:
+            self._decode_whole_object(self._get(key, chain), place, box, chain, key)
+
+    def _decode_whole_object(
+        self, data: Bytes | None, place: NDArray, box: Box, chain: BoundChain, key: str
+    ) -> None:
+        if data is None:
+            self._missing(place, key)
+        else:
+            self._decode_box(data, place, box, chain, key, None)
+
+    def _decode_row_filled(
+        self, encoded: memoryview, n: int, row: Sequence[int], chain: BoundChain, key: str
+    ) -> None:
+        if n < 0:
+            self._decode_row(None, row, chain, key)
+            return
+        try:
+            self._decode_row(encoded[:n], row, chain, key)
+        except ChunkDecodeError:
+            self._decode_row(self._get(key, chain), row, chain, key)
+
+    def _decode_row(
+        self,
+        data: Bytes | None,
+        row: Sequence[int],
+        chain: BoundChain,
+        key: str,
+        byte_range: tuple[int, int] | None = None,
+    ) -> None:
+        if data is None:
+            if not self.settings.read_missing_chunks:
+                raise self.errors.missing(key)
+            self.out[self.assembler.out_index(row)] = self._pick(self.layout.fill_array)
+            return
+        box = self.assembler.box(row)
+        if box is not None:
+            self._decode_box(data, self._place(row), box, chain, key, byte_range)
+            return
+        try:
+            chunk = self._decode_whole(data, chain)
+        except CodecError as error:
+            raise self.errors.decoding(error, key, byte_range) from error
+        taken = self.assembler.take(self._pick(chunk), row)
+        self.out[self.assembler.out_index(row)] = taken
+
+    def _decode_box(
+        self,
+        data: Bytes,
+        place: NDArray,
+        box: Box,
+        chain: BoundChain,
+        key: str,
+        byte_range: tuple[int, int] | None,
+    ) -> None:
+        """Decode as much of a chunk as ``box`` needs into ``place``."""
+        memory = chain.memory
+        try:
+            if memory is None or not memory.nbytes:
+                chunk = chain.decode(data)
+                part = chunk[tuple(slice(a, a + (n - 1) * s + 1, s) for a, n, s in box)]
+            elif self._dense(place, box, memory) and place.nbytes == memory.nbytes:
+                chain.decode_into(data, _bytes_of(place))
+                return
+            else:
+                part = self._decode_part(data, box, chain, memory)
+        except CodecError as error:
+            raise self.errors.decoding(error, key, byte_range) from error
+        place[...] = self._pick(part)
+
+    def _decode_part(self, data: Bytes, box: Box, chain: BoundChain, memory: RawLayout) -> NDArray:
+        offset, nbytes = memory.span(box)
+        if chain.raw is not None or 2 * nbytes <= memory.nbytes:
+            part = chain.decode_part(data, offset, nbytes)
+            if part is not None:
+                return memory.view(part, box)
+        decoded = self.scratch.get("decoded", memory.nbytes)
+        chain.decode_into(data, decoded)
+        return memory.view(decoded[offset : offset + nbytes], box)
+
+    def _decode_whole(self, data: Bytes, chain: BoundChain) -> NDArray:
+        """The decoded chunk, valid until the thread decodes the next one."""
+        memory = chain.memory
+        if memory is None or chain.raw is not None or not memory.nbytes:
+            return chain.decode(data)
+        decoded = self.scratch.get("decoded", memory.nbytes)
+        chain.decode_into(data, decoded)
+        return memory.view(decoded, [(0, n, 1) for n in chain.spec.shape])
+
     # -- uncompressed chunks ----------------------------------------------------------------------
 
-    def _read_raw_object(
-        self, key: str, row: Sequence[int], chain: BoundChain, raw: RawLayout
-    ) -> None:
+    def _read_raw_object(self, key: str, place: NDArray, box: Box, chain: BoundChain) -> None:
+        raw = chain.raw
+        assert raw is not None  # noqa: S101 - callers ask
         try:
             reader = self.store.open_reader(key, limit=raw.nbytes)
         except LimitError as error:
             raise self.errors.decoding(error, key) from error
         if reader is None:
-            self._fill(row, key)
+            self._missing(place, key)
             return
         with reader:
             if reader.size != raw.nbytes:
-                raise self.errors.decoding(impossible_size(chain, reader.size), key)
-            self._read_raw(reader, 0, row, chain, raw)
+                raise self.errors.decoding(chain.impossible_size(reader.size), key)
+            self._read_raw(reader, 0, place, box, raw)
 
     def _read_raw(
-        self, reader: Reader, base: int, row: Sequence[int], chain: BoundChain, raw: RawLayout
+        self, reader: Reader, base: int, place: NDArray, box: Box, raw: RawLayout
     ) -> None:
-        """The row's elements of an uncompressed chunk that starts at ``base`` in ``reader``."""
-        box = self.assembler.box(row)
-        where = self.assembler.out_index(row)
-        if box is None:
-            data = reader.read(base, raw.nbytes)
-            whole = [(0, n, 1) for n in chain.spec.shape]
-            self.out[where] = self.assembler.take(self._pick(raw.view(data, whole)), row)
-            return
-        place = self._place(row)
+        """The box's elements of an uncompressed chunk that starts at ``base`` in ``reader``."""
         offset, nbytes = raw.span(box)
         wanted = math.prod(extent for _, extent, _ in box) * raw.dtype.itemsize
-        if self.same_dtype and nbytes == wanted and self._dense(place, box, raw):
-            reader.read_into(base + offset, memoryview(place.reshape(-1).view(np.uint8)))
+        if nbytes == wanted and self._dense(place, box, raw):
+            reader.read_into(base + offset, _bytes_of(place))
         elif nbytes <= max(SPARSE_NBYTES, 2 * wanted):
-            place[...] = self._pick(raw.view(reader.read(base + offset, nbytes), box))
+            data = self.scratch.get("decoded", nbytes)
+            reader.read_into(base + offset, data)
+            place[...] = self._pick(raw.view(data, box))
         else:
             for index, piece in _cut_sparse(box, raw):
                 offset, nbytes = raw.span(piece)
-                data = reader.read(base + offset, nbytes)
+                data = self.scratch.get("decoded", nbytes)
+                reader.read_into(base + offset, data)
                 place[index] = self._pick(raw.view(data, piece))
 
-    def _dense(self, place: NDArray, box: list[tuple[int, int, int]], raw: RawLayout) -> bool:
+    def _dense(self, place: NDArray, box: Box, raw: RawLayout) -> bool:
         """True when the box's bytes in the chunk are its bytes in the output, in the same order."""
-        if self.out.dtype != raw.dtype or not place.flags.c_contiguous:
+        if not self.same_dtype or place.dtype != raw.dtype or not place.flags.c_contiguous:
             return False
         step_nbytes = raw.dtype.itemsize
         for (_, extent, step), stride in zip(reversed(box), reversed(raw.strides), strict=True):
@@ -204,148 +349,71 @@ class ReadJob:
     # -- shards -----------------------------------------------------------------------------------
 
     def read_shard(self, task: tuple[int, Int64]) -> None:
+        """Rows ``task[1]`` of object number ``task[0]`` in :attr:`placement`."""
         number, rows = task
         coords = self.placement.objects[number]
         key = self.layout.keys(coords[None, :])[0]
         segment = self.segment[rows]
         reader = self.store.open_reader(key)
+        levels = self.layout.levels_at(coords.tolist())
         if reader is None:
             for row in segment.tolist():
-                self._fill(row, key)
+                self._decode_row(None, row, levels.leaf, key)
             return
         with reader:
-            levels = self.layout.levels_at(coords.tolist())
             slots = self.placement.slots[:, rows]
-            try:
-                offset, nbytes = inner_ranges(
-                    levels.layouts, reader, slots, (self.store.identity, key)
-                )
-            except CodecError as error:
-                raise self.errors.decoding(error, key) from error
-            present = offset >= 0
-            for row in segment[~present].tolist():
-                self._fill(row, key)
-            self._read_inner(
-                reader, offset[present], nbytes[present], segment[present], levels.leaf, key
-            )
+            offset, nbytes = self._inner_ranges(levels.layouts, reader, slots, key)
+            self._read_inner(reader, offset, nbytes, segment.tolist(), levels.leaf, key)
+
+    def _inner_ranges(
+        self, layouts: Sequence[ShardLayout], reader: Reader, slots: Int64, key: str
+    ) -> tuple[Int64, Int64]:
+        try:
+            return inner_ranges(layouts, reader, slots, (self.store.identity, key))
+        except CodecError as error:
+            raise self.errors.decoding(error, key) from error
 
     def _read_inner(
         self,
         reader: Reader,
         offset: Int64,
         nbytes: Int64,
-        segment: Int64,
+        rows: Sequence[Sequence[int]],
         chain: BoundChain,
         key: str,
     ) -> None:
+        """Rows whose chunks are parts of an opened shard; offset -1: missing."""
+        present = np.flatnonzero(offset >= 0)
+        if len(present) < len(offset):
+            for i in np.flatnonzero(offset < 0).tolist():
+                self._decode_row(None, rows[i], chain, key)
+            rows = [rows[i] for i in present.tolist()]
+            offset, nbytes = offset[present], nbytes[present]
         raw = chain.raw
-        rows = segment.tolist()
         if raw is not None:
             check_inner_sizes(self.errors, chain, offset, nbytes, key)
         if raw is not None and self.store.local:
             for base, row in zip(offset.tolist(), rows, strict=True):
-                self._read_raw(reader, base, row, chain, raw)
+                box = self.assembler.box(row)
+                if box is None:
+                    self._decode_row(reader.read(base, raw.nbytes), row, chain, key)
+                else:
+                    self._read_raw(reader, base, self._place(row), box, raw)
             return
         for i, part in read_ranges(reader, offset, nbytes, self.limits, one=self.store.local):
-            self._decode(part, rows[i], chain, key, (int(offset[i]), int(nbytes[i])))
+            self._decode_row(part, rows[i], chain, key, (int(offset[i]), int(nbytes[i])))
 
 
-# -- what reading on a device does alike --------------------------------------------------------
+def _is_whole(box: Box, chain: BoundChain) -> bool:
+    return all(n == m for (_, n, _), m in zip(box, chain.spec.shape, strict=True))
 
 
-def get_objects(store: Store, keys: Sequence[str], chain: BoundChain) -> list[Bytes | None] | None:
-    """Whole objects of a store with latency, in one call; None when one of them is too large."""
-    n = len(keys)
-    try:
-        return store.get_many(
-            keys, np.zeros(n, np.int64), np.full(n, -1, np.int64), limit=chain.stored.limit
-        )
-    except LimitError:
-        return None  # one by one, to find out which
+def _bytes_of(place: NDArray) -> memoryview:
+    """The memory of a C-contiguous array that is not empty."""
+    return place.reshape(-1).view(np.uint8).data
 
 
-def impossible_size(chain: BoundChain, nbytes: int) -> CodecError:
-    """An object of ``nbytes`` cannot be a chunk of ``chain``; its decoder says the same."""
-    size = chain.stored
-    return CodecError(
-        "stored chunk of impossible size",
-        codec=chain.chain.codecs[-1].name,
-        expected=f"{'' if size.exact else 'at most '}{size.limit} bytes",
-        found=f"{nbytes} bytes",
-    )
-
-
-def check_inner_sizes(
-    errors: ChunkErrors, chain: BoundChain, offset: Int64, nbytes: Int64, key: str
-) -> None:
-    """Raise ChunkDecodeError when a part of a shard cannot be an uncompressed chunk."""
-    bad = np.flatnonzero(nbytes != chain.stored.limit)
-    if len(bad):
-        at, n = int(offset[bad[0]]), int(nbytes[bad[0]])
-        error = CodecError(
-            "inner chunk of impossible size",
-            codec=chain.chain.array_bytes.name,
-            expected=f"{chain.stored.limit} bytes",
-            found=f"{n} bytes",
-        )
-        raise errors.decoding(error, key, (at, n))
-
-
-def inner_ranges(
-    layouts: Sequence[ShardLayout], reader: Reader, slots: Int64, cache_key: Hashable
-) -> tuple[Int64, Int64]:
-    """Offset (-1: missing) and nbytes of the chunks in ``slots``, shape (levels, n)."""
-    if len(layouts) == 1:
-        found = read_index(layouts[0], reader, (cache_key, 0, 0))[slots[0]]
-        missing = found[:, 0] == MISSING
-        columns = np.where(missing[:, None], np.uint64(0), found).astype(np.int64)
-        return np.where(missing, -1, columns[:, 0]), columns[:, 1]
-    out = np.full((2, slots.shape[1]), -1, np.int64)
-    for i, slot in enumerate(slots.T.tolist()):
-        place = inner_range(layouts, reader, slot, cache_key)
-        if place is not None:
-            out[:, i] = place
-    return out[0], out[1]
-
-
-def read_ranges(
-    reader: Reader, offset: Int64, nbytes: Int64, limits: ReadLimits, *, one: bool
-) -> Iterator[tuple[int, memoryview]]:
-    """The bytes of each range, by number, in the order in which they lie in the object.
-
-    Close ranges are read as one; the reads are done one by one or as bounded batches.
-    """
-    for start, data, members in _read_groups(reader, offset, nbytes, limits, one=one):
-        view = memoryview(data)
-        for i in members:
-            first = int(offset[i]) - start
-            yield i, view[first : first + int(nbytes[i])]
-
-
-def _read_groups(
-    reader: Reader, offset: Int64, nbytes: Int64, limits: ReadLimits, *, one: bool
-) -> Iterator[tuple[int, Bytes, list[int]]]:
-    """Coalesced reads: ``(start, bytes, which ranges lie in them)``."""
-    max_bytes = limits.max_bytes
-    starts, lengths, group = coalesce(offset, nbytes, limits.max_gap, max_bytes)
-    members: list[list[int]] = [[] for _ in range(len(starts))]
-    for i, g in enumerate(group.tolist()):
-        members[g].append(i)
-    at = 0
-    while at < len(starts):
-        stop, total = at + 1, int(lengths[at])
-        while not one and stop < len(starts) and total + int(lengths[stop]) <= max_bytes:
-            total += int(lengths[stop])
-            stop += 1
-        parts = reader.read_many(starts[at:stop], lengths[at:stop])
-        for g, data in zip(range(at, stop), parts, strict=True):
-            yield int(starts[g]), data, members[g]
-        at = stop
-
-
-def _cut_sparse(
-    box: list[tuple[int, int, int]], raw: RawLayout
-) -> Iterator[tuple[tuple[slice, ...], list[tuple[int, int, int]]]]:
+def _cut_sparse(box: Box, raw: RawLayout) -> Iterator[tuple[tuple[slice, ...], Box]]:
     """A box that is a small part of the bytes it spans, cut along the slowest dimensions.
 
     Cutting stops where a piece spans little, or is dense enough to be read as one range. Yields

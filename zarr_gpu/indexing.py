@@ -81,13 +81,18 @@ class Selection:
         """Number of selected elements."""
         return math.prod(self.work_shape)
 
+    @property
+    def reshapes(self) -> bool:
+        """True when index arrays do not have one dimension each, as the work view's axes have."""
+        return any(isinstance(axis, Points) and len(axis.shape) != 1 for axis in self.axes)
+
     def work_view(self, array: NDArray) -> NDArray:
         """``array`` (of :attr:`shape`) seen in :attr:`work_shape`, backwards axes turned round.
 
         A view, except that ``array`` must be reshaped where index arrays have several dimensions;
         callers that write through the result check ``np.shares_memory`` in that case.
         """
-        if any(isinstance(axis, Points) and len(axis.shape) != 1 for axis in self.axes):
+        if self.reshapes:
             array = array.reshape(self.work_shape)
         else:
             keep = tuple(

@@ -126,6 +126,22 @@ class ArrayLayout:
         """Store keys of the objects at ``coords``, shape (n, ndim)."""
         return self.metadata.chunk_key_encoding.keys(coords, self.prefix)
 
+    def key(self, coords: Sequence[int]) -> str:
+        """Store key of one object."""
+        return self.prefix + self.metadata.chunk_key_encoding.key(coords)
+
+    def inside(self, leaf: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The object with leaf chunk ``leaf``, and its slot at each level; regular grids only."""
+        where = list(leaf)
+        slots: list[int] = []
+        for layout in reversed(self.levels.layouts):
+            slot = 0
+            for d, parts in enumerate(layout.per_shard):
+                where[d], at = divmod(where[d], parts)
+                slot = slot * parts + at
+            slots.append(slot)
+        return tuple(where), tuple(reversed(slots))
+
     def place(self, plan: Plan, segment: Int64) -> Placement:
         """Group rows of a plan over :attr:`leaf_axes` by stored object."""
         if not self.sharded:

@@ -61,6 +61,12 @@ class Segments:
         starts, _, extents = self._rows
         return starts[segment], extents[segment], self.step
 
+    def span(self, segments: range) -> slice:
+        """Where consecutive segments of a range lie on the output axis."""
+        _, starts, extents = self._rows
+        last = segments.stop - 1
+        return slice(starts[segments.start], starts[last] + extents[last])
+
     def out_index(self, segment: int) -> slice | Int64:
         """Where segment number ``segment`` lies on the output axis."""
         _, out_starts, extents = self._rows

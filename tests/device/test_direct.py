@@ -31,7 +31,7 @@ from zarr_gpu.errors import (
     MissingDependencyError,
     StoreError,
 )
-from zarr_gpu.host_read import LOCAL_GAP
+from zarr_gpu.fetching import LOCAL_GAP
 from zarr_gpu.stores.local import LocalStore
 from zarr_gpu.stores.memory import MemoryStore
 from zarr_gpu.stores.zip import ZipStore

@@ -119,15 +119,16 @@ class BoundChain:
         return self.sizes[-1]
 
     @cached_property
-    def raw(self) -> RawLayout | None:
-        """How elements lie in a stored chunk, when storing leaves the array's bytes as they are."""
+    def memory(self) -> RawLayout | None:
+        """How elements lie in a chunk's bytes before those are compressed.
+
+        None when they are not the array's own, moved at most.
+        """
         from zarr_gpu.codecs.bytes import BytesCodec
         from zarr_gpu.codecs.transpose import TransposeCodec
 
         codec = self.chain.array_bytes
-        if not isinstance(codec, BytesCodec) or self.chain.bytes_bytes:
-            return None
-        if not _elements_are_bytes(self.spec):
+        if not isinstance(codec, BytesCodec) or not _elements_are_bytes(self.spec):
             return None
         order = list(range(len(self.spec.shape)))
         for step in self.chain.array_array:
@@ -143,6 +144,11 @@ class BoundChain:
             step_nbytes *= n
         return RawLayout(stored, tuple(strides.tolist()), self.spec.nbytes)
 
+    @cached_property
+    def raw(self) -> RawLayout | None:
+        """The same for a stored chunk, when its bytes are not compressed."""
+        return None if self.chain.bytes_bytes else self.memory
+
     @property
     def direct(self) -> bool:
         """True when decoding ends with bytes that are the chunk's own memory in C order."""
@@ -156,12 +162,7 @@ class BoundChain:
         Raises CodecError (and nothing else) for bad data.
         """
         if not self.stored.check(len(data)):
-            raise CodecError(
-                "stored chunk of impossible size",
-                codec=self.chain.codecs[-1].name,
-                expected=f"{'' if self.stored.exact else 'at most '}{self.stored.limit} bytes",
-                found=f"{len(data)} bytes",
-            )
+            raise self.impossible_size(len(data))
         target = out if self.direct else None
         into = self._bytes_target(target)
         for i in range(len(self.chain.bytes_bytes) - 1, -1, -1):
@@ -173,6 +174,41 @@ class BoundChain:
         for i in range(len(self.chain.array_array) - 1, -1, -1):
             array = self.chain.array_array[i].decode(array, self.specs[i])
         return array
+
+    def decode_into(self, data: Bytes, out: memoryview) -> None:
+        """Fill ``out``, of exactly the size of :attr:`memory`, with the decoded bytes.
+
+        Raises CodecError (and nothing else) for bad data.
+        """
+        if not self.stored.check(len(data)):
+            raise self.impossible_size(len(data))
+        codecs = self.chain.bytes_bytes
+        for i in range(len(codecs) - 1, 0, -1):
+            data = codecs[i].decode(data, self.sizes[i])
+        if codecs:
+            data = codecs[0].decode(data, self.sizes[0], out)
+        if data is not out:
+            out[:] = data
+
+    def decode_part(self, data: Bytes, offset: int, nbytes: int) -> Bytes | None:
+        """A part of the bytes of :attr:`memory`, None when all have to be decoded."""
+        if not self.stored.check(len(data)):
+            raise self.impossible_size(len(data))
+        codecs = self.chain.bytes_bytes
+        for i in range(len(codecs) - 1, 0, -1):
+            data = codecs[i].decode(data, self.sizes[i])
+        if not codecs:
+            return memoryview(data)[offset : offset + nbytes]
+        return codecs[0].decode_part(data, self.sizes[0], offset, nbytes)
+
+    def impossible_size(self, nbytes: int) -> CodecError:
+        """The error for a stored chunk that no encoder can have made."""
+        return CodecError(
+            "stored chunk of impossible size",
+            codec=self.chain.codecs[-1].name,
+            expected=f"{'' if self.stored.exact else 'at most '}{self.stored.limit} bytes",
+            found=f"{nbytes} bytes",
+        )
 
     def _bytes_target(self, target: NDArray | None) -> memoryview | None:
         """``target``'s memory, when the last bytes codec may write the decoded chunk there."""
@@ -211,6 +247,15 @@ class RawLayout:
     dtype: np.dtype[Any]
     strides: tuple[int, ...]
     nbytes: int
+
+    def c_order(self, shape: Shape) -> bool:
+        """True when chunks of ``shape`` are stored in C order."""
+        step_nbytes = self.dtype.itemsize
+        for n, stride in zip(reversed(shape), reversed(self.strides), strict=True):
+            if n > 1 and stride != step_nbytes:
+                return False
+            step_nbytes *= n
+        return True
 
     def span(self, box: Sequence[tuple[int, int, int]]) -> tuple[int, int]:
         """``(offset, nbytes)`` of the bytes from the first to the last element of a box.

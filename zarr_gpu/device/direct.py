@@ -21,7 +21,7 @@ from zarr_gpu.device import fetch
 from zarr_gpu.device.kvikio import THREADS, DeviceFile, DeviceReader
 from zarr_gpu.device.wave import Wave
 from zarr_gpu.errors import CodecError, LimitError
-from zarr_gpu.host_read import check_inner_sizes, impossible_size, inner_ranges
+from zarr_gpu.fetching import check_inner_sizes, inner_ranges
 from zarr_gpu.stores.base import Reader
 from zarr_gpu.stores.ranges import coalesce
 
@@ -150,7 +150,7 @@ class Fetch:
         chain = self._chain
         if not layout.sharded:
             if not chain.stored.check(reader.size):
-                raise errors.decoding(impossible_size(chain, reader.size), key)
+                raise errors.decoding(chain.impossible_size(reader.size), key)
             offset = np.zeros(1, np.int64)
         else:
             levels = layout.levels_at(wave.coords[number].tolist())
@@ -175,7 +175,7 @@ class Fetch:
         bad = np.flatnonzero(nbytes != chain.stored.limit)
         if len(bad):
             start, n = int(offset[bad[0]]), int(nbytes[bad[0]])
-            raise errors.decoding(impossible_size(chain, n), key, (start, n))
+            raise errors.decoding(chain.impossible_size(n), key, (start, n))
 
     def _missing(self, key: str) -> None:
         if not self._fetcher.settings.read_missing_chunks:

@@ -22,11 +22,10 @@ from zarr_gpu.codecs.chain import BoundChain
 from zarr_gpu.config import ArrayConfig, config
 from zarr_gpu.device.memory import PinnedRing, Slab
 from zarr_gpu.errors import CodecError, LimitError, UnsupportedError
-from zarr_gpu.host_read import (
+from zarr_gpu.fetching import (
     ReadLimits,
     check_inner_sizes,
     get_objects,
-    impossible_size,
     inner_ranges,
     read_ranges,
 )
@@ -301,7 +300,7 @@ class _Job:
 
     def _check_size(self, nbytes: int, chain: BoundChain, key: str) -> None:
         if not chain.stored.check(nbytes):
-            raise self.errors.decoding(impossible_size(chain, nbytes), key)
+            raise self.errors.decoding(chain.impossible_size(nbytes), key)
 
     def _read_object(self, row: int, chain: BoundChain, key: str) -> None:
         """Read a row into a slab through an opened object."""
@@ -362,7 +361,7 @@ class _Job:
             check_inner_sizes(self.errors, chain, offset, nbytes, key)
         elif chain.stored.exact and not self.wave.decode and (nbytes != chain.stored.limit).any():
             i = int(np.flatnonzero(nbytes != chain.stored.limit)[0])
-            error = impossible_size(chain, int(nbytes[i]))
+            error = chain.impossible_size(int(nbytes[i]))
             raise self.errors.decoding(error, key, (int(offset[i]), int(nbytes[i])))
         if self.wave.span is not None:
             offset, nbytes = offset + self.wave.span[0][at], self.wave.span[1][at]

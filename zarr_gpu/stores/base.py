@@ -16,7 +16,7 @@ b'789'
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -136,6 +136,8 @@ class Store:
     """True when reads take microseconds, so that few threads are enough."""
     trusted: bool | None = None
     """Whether its bytes may reach decoders that are defined for valid data only; None: if local."""
+    fills: bool = False
+    """True when :meth:`fill` reads straight into the buffers."""
     supports_deletes: bool = True
     supports_listing: bool = True
     deletes_at_once: bool = False
@@ -163,6 +165,19 @@ class Store:
             self.get(k, ByteRange(o, None if n < 0 else n), limit=limit)
             for k, o, n in zip(keys, offset.tolist(), nbytes.tolist(), strict=True)
         ]
+
+    def fill(self, keys: Sequence[str], buffers: Iterable[memoryview]) -> Iterator[int]:
+        """Read object after object, each into the beginning of its buffer.
+
+        Yields the length of each, -1 where there is no such key; the buffer is free again when the
+        next length is asked for. Raises LimitError when an object is longer than its buffer. What
+        a store reads this way it may check less: a length that cannot be is a reason to ``get``.
+        """
+        for key, buffer in zip(keys, buffers, strict=False):
+            data = self.get(key, limit=len(buffer))
+            if data is not None:
+                buffer[: len(data)] = data
+            yield -1 if data is None else len(data)
 
     def locate(self, keys: Sequence[str]) -> Located:
         """Where the bytes of these keys are, without reading them."""

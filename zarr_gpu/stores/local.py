@@ -25,7 +25,7 @@ import functools
 import os
 import stat
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -47,6 +47,7 @@ from zarr_gpu.stores.files import (
     unlink,
     write_file,
 )
+from zarr_gpu.stores.filling import ABSENT, BY_PATH, fill_files, open_folder
 from zarr_gpu.stores.locks import file_lock, lock_place
 
 OURS = ".zg-"
@@ -67,6 +68,7 @@ class LocalStore(SameBytes):
     """
 
     local = True
+    fills = True
     deletes_at_once = True
 
     def __init__(
@@ -187,6 +189,28 @@ class LocalStore(SameBytes):
             return read_exactly(fd, start, stop - start, key)
         finally:
             os.close(fd)
+
+    def fill(self, keys: Sequence[str], buffers: Iterable[memoryview]) -> Iterator[int]:
+        for key in keys:
+            if not key.rpartition("/")[2].isdigit() or key[0] == "/":
+                self._path(key)
+        by_name = len(keys) > 1
+
+        def enter(prefix: str) -> int:
+            path = self._prefix_path(prefix)
+            if not self._trust(path):
+                return ABSENT
+            return open_folder(path) if by_name else BY_PATH
+
+        return fill_files(self._slash, keys, buffers, enter, self._fill_one)
+
+    def _fill_one(self, key: str, buffer: memoryview) -> int:
+        reader = self.open_reader(key, limit=len(buffer))
+        if reader is None:
+            return -1
+        with reader:
+            reader.read_into(0, buffer[: reader.size])
+            return reader.size
 
     def open_reader(self, key: str, *, limit: int | None = None) -> Reader | None:
         opened = self._open(key)

@@ -1,0 +1,137 @@
+"""Rows of a plan in blocks: boxes of segments, small enough for a cache.
+
+Where a selection is a box of elements, the chunks it covers completely can be fetched one after
+the other and moved to the output together, whatever their number. Knows no store and no codec.
+
+>>> blocks = Blocks((3, 4), most=6)
+>>> blocks.per, len(blocks)
+((1, 4), 3)
+>>> blocks[2]
+(range(2, 3), range(0, 4))
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise, product
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from zarr_gpu._types import Int64, NDArray, Shape
+from zarr_gpu.plan import Plan, Segments
+
+Ranges: TypeAlias = tuple[range, ...]
+"""Segment numbers, one range for each axis of a plan."""
+
+
+class Blocks:
+    """A grid of ``counts`` segments cut into blocks of at most ``most`` rows, in C order."""
+
+    def __init__(self, counts: Shape, most: int, first: Shape | None = None) -> None:
+        self.counts = counts
+        self._first = first or (0,) * len(counts)
+        per: list[int] = []
+        for n in reversed(counts):
+            fitting = max(1, min(n, most))
+            per.append(-(-n // -(-n // fitting)) if n else 1)  # even parts
+            most //= fitting
+        self.per: Shape = tuple(reversed(per))
+        self._numbers = tuple(-(-n // p) for n, p in zip(counts, self.per, strict=True))
+
+    def __len__(self) -> int:
+        return math.prod(self._numbers)
+
+    def __getitem__(self, number: int) -> Ranges:
+        ranges = []
+        for n, p, count, first in zip(
+            reversed(self._numbers),
+            reversed(self.per),
+            reversed(self.counts),
+            reversed(self._first),
+            strict=True,
+        ):
+            number, at = divmod(number, n)
+            ranges.append(range(first + at * p, first + min(count, (at + 1) * p)))
+        return tuple(reversed(ranges))
+
+
+def whole_ranges(plan: Plan) -> Ranges:
+    """Per axis, the segments that take all of their chunk: all but the first and the last."""
+    ranges = []
+    for axis in plan.axes:
+        n = len(axis)
+        ends = [0, n - 1] if n else []
+        grid = plan.grids[axis.dims[0]]
+        whole = axis.extent[ends] == grid.extent(axis.chunk[ends, 0])
+        if n > 2 and axis.step > 1:  # chunks between the ends may be whole only if of one element
+            inner = axis.extent[1:-1] == grid.extent(axis.chunk[1:-1, 0])
+            if not inner.all():
+                ranges.append(range(0))
+                continue
+        ranges.append(range(int(not whole[0]), n - int(not whole[-1])) if n else range(0))
+    return tuple(ranges)
+
+
+def split(block: Ranges, whole: Ranges) -> tuple[Ranges | None, list[tuple[int, ...]]]:
+    """The box of whole chunks in a block, and the other rows by their segment numbers."""
+    inner = tuple(
+        range(max(b.start, w.start), min(b.stop, w.stop)) for b, w in zip(block, whole, strict=True)
+    )
+    if inner == block:
+        return block, []
+    if not all(inner):
+        return None, list(product(*block))
+    rest = [
+        row for row in product(*block) if any(s not in r for s, r in zip(row, inner, strict=True))
+    ]
+    return inner, rest
+
+
+def cross(ranges: Ranges, columns: list[Int64]) -> Int64:
+    """All combinations of one value per axis in C order, shape (rows, axes)."""
+    shape = tuple(len(r) for r in ranges)
+    out = np.empty((*shape, len(shape)), np.int64)
+    for d, (r, column) in enumerate(zip(ranges, columns, strict=True)):
+        out[..., d] = column[r.start : r.stop].reshape(-1, *(1,) * (len(shape) - d - 1))
+    return out.reshape(math.prod(shape), len(shape))
+
+
+def place_of(out: NDArray, axes: tuple[Segments, ...], ranges: Ranges, chunk: Shape) -> NDArray:
+    """Where a block of whole chunks belongs in the work view, shape (*numbers, *chunk)."""
+    n = len(chunk)
+    where: tuple[Any, ...] = tuple(
+        slice(int(axis.out_start[r.start]), int(axis.out_start[r.start]) + len(r) * extent)
+        for axis, r, extent in zip(axes, ranges, chunk, strict=True)
+    )
+    numbers_and_extents = [
+        m for r, extent in zip(ranges, chunk, strict=True) for m in (len(r), extent)
+    ]
+    parts: NDArray = out[(*where, ...)].reshape(numbers_and_extents)
+    return parts.transpose(*range(0, 2 * n, 2), *range(1, 2 * n, 2))
+
+
+def by_object(column: Int64) -> list[range]:
+    """Runs of segments that lie in the same object; ``column`` is sorted."""
+    first = np.flatnonzero(np.concatenate(([True], column[1:] != column[:-1]))).tolist()
+    return [range(a, b) for a, b in zip(first, [*first[1:], len(column)], strict=True)]
+
+
+def objects(columns: list[Int64]) -> Iterator[Ranges]:
+    """The rows of each object, as a box of segments; one column of object numbers per axis."""
+    return product(*(by_object(column) for column in columns))
+
+
+def rows_of(block: Ranges) -> Iterator[tuple[int, ...]]:
+    """Segment numbers of every row of a block, in C order."""
+    return product(*block)
+
+
+def runs(numbers: Int64, offset: Int64, nbytes: int) -> Iterator[tuple[int, int]]:
+    """Spans of consecutive chunks of ``nbytes`` that are neighbours in the object, too."""
+    n = len(numbers)
+    if n:
+        cut = (np.diff(numbers) != 1) | (np.diff(offset) != nbytes)
+        edges = [0, *(np.flatnonzero(cut) + 1).tolist(), n]
+        yield from pairwise(edges)
