@@ -4,29 +4,129 @@
 >>> a = zarr_gpu.create_array({}, data=np.arange(12).reshape(3, 4), chunks=(2, 2))
 >>> a[1:, ::2].tolist()
 [[4, 6], [8, 10]]
+
+Nothing is imported before it is asked for, not even NumPy.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from importlib import import_module
+from types import ModuleType
 
-from zarr_gpu import api, errors
-from zarr_gpu.api import *  # noqa: F403 - the functions of the front door are listed there
-from zarr_gpu.array import Array
-from zarr_gpu.config import config
-from zarr_gpu.group import Group
+TYPE_CHECKING = False  # as in typing, which is slow to import
 
-__all__ = ["Array", "Group", "__version__", "config", "device_info", "errors"]  # noqa: F405
-__all__ += api.__all__
+if TYPE_CHECKING:
+    from typing import Any
+
+    from zarr_gpu import errors
+    from zarr_gpu.api import (
+        array,
+        consolidate_metadata,
+        copy,
+        copy_all,
+        copy_store,
+        create,
+        create_array,
+        create_group,
+        create_hierarchy,
+        empty,
+        empty_like,
+        from_array,
+        full,
+        full_like,
+        group,
+        load,
+        ones,
+        ones_like,
+        open,
+        open_array,
+        open_consolidated,
+        open_group,
+        open_like,
+        save,
+        save_array,
+        save_group,
+        tree,
+        zeros,
+        zeros_like,
+    )
+    from zarr_gpu.array import Array
+    from zarr_gpu.config import config
+    from zarr_gpu.device.detect import device_info
+    from zarr_gpu.group import Group
+
+    __version__: str
+
+__all__ = [
+    "Array",
+    "Group",
+    "__version__",
+    "array",
+    "config",
+    "consolidate_metadata",
+    "copy",
+    "copy_all",
+    "copy_store",
+    "create",
+    "create_array",
+    "create_group",
+    "create_hierarchy",
+    "device_info",
+    "empty",
+    "empty_like",
+    "errors",
+    "from_array",
+    "full",
+    "full_like",
+    "group",
+    "load",
+    "ones",
+    "ones_like",
+    "open",
+    "open_array",
+    "open_consolidated",
+    "open_group",
+    "open_like",
+    "save",
+    "save_array",
+    "save_group",
+    "tree",
+    "zeros",
+    "zeros_like",
+]
+
+_HOMES = {"Array": "array", "Group": "group", "config": "config", "device_info": "device.detect"}
+"""Modules of public names; all others are in ``api``."""
 
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":  # looked up on demand: importlib.metadata is slow to import
-        from importlib.metadata import version
+class _Package(ModuleType):
+    """The public names win over the modules that are called like them: array, config and group."""
 
-        return version("zarr-gpu")
-    if name == "device_info":
-        from zarr_gpu.device.detect import device_info
+    def __setattr__(self, name: str, value: object) -> None:
+        # The import system binds a submodule to its package whenever it is first imported.
+        if name in __all__ and name != "errors" and isinstance(value, ModuleType):
+            return
+        super().__setattr__(name, value)
 
-        return device_info
-    raise AttributeError(f"module 'zarr_gpu' has no attribute {name!r}")
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *__all__})
+
+
+sys.modules[__name__].__class__ = _Package
+
+if not TYPE_CHECKING:  # type checkers shall complain about other names
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name == "errors":
+            return import_module("zarr_gpu.errors")
+        if name == "__version__":
+            from importlib.metadata import version
+
+            value = version("zarr-gpu")
+        else:
+            value = getattr(import_module(f"zarr_gpu.{_HOMES.get(name, 'api')}"), name)
+        globals()[name] = value
+        return value
