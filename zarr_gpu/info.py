@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +32,8 @@ class Info:
         return "\n".join(f"{label:<{width}} : {value}" for label, value in self.rows)
 
     def _repr_html_(self) -> str:
+        from html import escape  # slow to import
+
         cells = "".join(
             f"<tr><th style='text-align:left'>{escape(label)}</th><td>{escape(value)}</td></tr>"
             for label, value in self.rows
@@ -194,6 +195,8 @@ class Tree:
         return self.text
 
     def _repr_html_(self) -> str:
+        from html import escape
+
         return f"<pre>{escape(self.text)}</pre>"
 
 

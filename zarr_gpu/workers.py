@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from zarr_gpu.config import config
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -36,6 +38,8 @@ def _get_pool() -> ThreadPoolExecutor:
     global _pool  # noqa: PLW0603 - the one pool of the process
     with _lock:
         if _pool is None:
+            from concurrent.futures import ThreadPoolExecutor  # slow to import
+
             _pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="zarr_gpu")
         return _pool
 

@@ -1,5 +1,6 @@
 import errno
 import fcntl
+import hashlib
 import os
 import subprocess
 import sys
@@ -71,7 +72,7 @@ def test_names_with_equal_hashes_do_not_stop_their_thread(tmp_path, monkeypatch)
         def digest(self):
             return bytes(8)
 
-    monkeypatch.setattr(locks.hashlib, "blake2b", Same)
+    monkeypatch.setattr(hashlib, "blake2b", Same)
     path = str(tmp_path / "lock")
     with file_lock(path, "a"), file_lock(path, "b"):
         pass
@@ -127,7 +128,7 @@ def test_forked_child_neither_holds_nor_releases_the_parents_lock(tmp_path):
 
 
 def slot_of(name):
-    return int.from_bytes(locks.hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 2
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 2
 
 
 def try_lock(path):

@@ -5,7 +5,6 @@ Knows no number and no struct.
 
 from __future__ import annotations
 
-import base64
 import binascii
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +23,14 @@ def from_base64(dt: DataType, value: object) -> bytes:
     if not isinstance(value, str):
         raise bad(dt, value, "expected base64")
     try:
-        return base64.b64decode(value.encode("ascii"), validate=True)
+        return binascii.a2b_base64(value.encode("ascii"), strict_mode=True)
     except (binascii.Error, UnicodeEncodeError) as error:
         raise bad(dt, value, f"not base64: {error}") from None
 
 
 def to_base64(data: bytes) -> str:
     """``data`` as a JSON string."""
-    return base64.b64encode(data).decode("ascii")
+    return binascii.b2a_base64(data, newline=False).decode("ascii")
 
 
 def _from_base64_or_list(dt: DataType, value: Any) -> bytes:

@@ -12,7 +12,6 @@ written back as it was.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
@@ -276,6 +275,7 @@ def _raw(error: MetadataError) -> JSON:
 
 def _in_order(nodes: Mapping[str, object]) -> list[str]:
     """Paths in the order of zarr-python: by depth, then by name regardless of case."""
+    import unicodedata  # slow to import
 
     def rank(path: str) -> tuple[int, str]:
         return path.count("/"), unicodedata.normalize("NFKC", path).casefold()

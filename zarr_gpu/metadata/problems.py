@@ -14,11 +14,12 @@ zarr_gpu.errors.MetadataError: a/zarr.json: shape[0]: invalid literal for int() 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar
-
-from typing_extensions import TypeIs
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
 
 from zarr_gpu.errors import MetadataError, Problem
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 Loc: TypeAlias = tuple[str | int, ...]
 ProblemKind: TypeAlias = Literal["missing", "type", "value", "unsupported", "syntax"]

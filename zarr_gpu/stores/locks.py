@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
 import struct
 import sys
@@ -100,6 +99,8 @@ def file_lock(path: str, name: str) -> Iterator[None]:
     ``flock(2)``. Raises UnsafeConcurrentWriteError where the file system has no locks, and
     FileNotFoundError when the directory of ``path`` does not exist.
     """
+    import hashlib  # slow to import
+
     digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8)
     slot = int.from_bytes(digest.digest(), "big") >> 2
     if not _HAS_OFD:

@@ -14,7 +14,6 @@ import os
 import sys
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Literal, TypeAlias
-from urllib.parse import unquote, urlsplit
 
 from zarr_gpu.stores.base import Store, check_key
 
@@ -58,6 +57,8 @@ def make_store(
 
 def _from_path(path: str, mode: str | None, read_only: bool) -> Store:
     if path.startswith("file://"):
+        from urllib.parse import unquote, urlsplit  # slow to import
+
         path = unquote(urlsplit(path).path)
     if not path:
         raise ValueError("the path of the store is empty")

@@ -11,10 +11,14 @@ Knows neither stores nor keys.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import numpy.typing as npt
 
 from zarr_gpu._types import Int64
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _LARGEST = 2**63 - 1
 
