@@ -21,11 +21,17 @@ from tests.codecs.checks import (
     check_truncation,
     check_wrong_sizes,
     each_sample,
+    library,
+    mutants,
 )
+from zarr_gpu.codecs import blosc as module
 from zarr_gpu.codecs import snappy
 from zarr_gpu.codecs.base import Size
 from zarr_gpu.codecs.blosc import CNAMES, SHUFFLES, BloscCodec, parse_container, unfilter
 from zarr_gpu.errors import CodecError, UnsupportedError
+
+__all__ = ["library"]
+pytestmark = pytest.mark.usefixtures("library")
 
 WRITABLE = [name for name in CNAMES if name != "snappy"]
 
@@ -242,10 +248,55 @@ def test_claimed_sizes_are_not_allocated(exact):
         check_bounded(BloscCodec(), patched(("<i", 4, nbytes)), Size(12_000, exact))
 
 
+def many_blocks(data, blocksize=2048):
+    """A container of blocks of four streams each, nothing compressed."""
+    starts, body = [], b""
+    for start in range(0, len(data), blocksize):
+        block = data[start : start + blocksize]
+        starts.append(16 + 4 * -(-len(data) // blocksize) + len(body))
+        n = len(block) // 4 if len(block) == blocksize else len(block)
+        for i in range(0, len(block), n):
+            body += struct.pack("<i", n) + block[i : i + n]
+    table = struct.pack(f"<{len(starts)}i", *starts)
+    sizes = (len(data), blocksize, 16 + len(table + body))
+    return struct.pack("<BBBBiii", 2, 1, 0x20, 4, *sizes) + table + body
+
+
+def verdict(function, *args):
+    try:
+        function(*args)
+    except CodecError as error:
+        return str(error)
+    return "good"
+
+
+def test_many_blocks_are_checked_at_once_with_the_same_verdict():
+    data = FIELD * 10  # 98 blocks, the last one shorter
+    encoded = many_blocks(data)
+    assert parse_container(encoded).blocks > module._MANY
+    assert bytes(BloscCodec().decode(encoded, Size(len(data)))) == data
+    last = parse_container(encoded).streams[-1][0] - 4
+    damaged = [bytes(patched(("<i", at, n), data=bytearray(encoded))) for at, n in [
+        (16, 15), (16, 2**31 - 1), (last, 0), (last, -1), (last, 2**31 - 1), (last, 10**6),
+    ]]  # fmt: skip
+    refused = 0
+    for container in [*damaged, *mutants(encoded, 300)]:
+        expected = verdict(parse_container, container)
+        if expected == "good" or "stream" in expected or "block " in expected:
+            header = module._read_header(container)
+            assert verdict(module._check_blocks, container, header, 0, header.blocks) == expected
+        refused += expected != "good"
+        if expected != "good":
+            assert verdict(BloscCodec().decode, container, Size(len(data))) != "good"
+    assert refused > len(damaged) + 100
+
+
 MUTATE = """
 import sys
 from tests.codecs.checks import FIELD, check_mutants
+from zarr_gpu.codecs import _native
 from zarr_gpu.codecs.blosc import BloscCodec
+_native.ENABLED = sys.argv[2] == "native"
 for cname in ("blosclz", "lz4", "lz4hc", "zlib", "zstd"):
     for shuffle in ("noshuffle", "shuffle", "bitshuffle"):
         codec = BloscCodec(4, cname, 5, shuffle, blocksize=1024)
@@ -255,10 +306,10 @@ print("survived")
 
 
 @pytest.mark.parametrize("count", [40, pytest.param(2000, marks=pytest.mark.slow)])
-def test_mutants_do_not_crash(count):
+def test_mutants_do_not_crash(library, count):
     # In a process of its own, where malloc fills what it hands out and what it takes back.
     env = {"MALLOC_PERTURB_": "165", "PYTHONPATH": "."}
-    command = [sys.executable, "-X", "faulthandler", "-c", MUTATE, str(count)]
+    command = [sys.executable, "-X", "faulthandler", "-c", MUTATE, str(count), library]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.stdout == "survived\n", done.stderr
 

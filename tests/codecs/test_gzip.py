@@ -15,15 +15,19 @@ from tests.codecs.checks import (
     check_wrong_sizes,
     each_sample,
 )
+from zarr_gpu.codecs import _native
 from zarr_gpu.codecs import gzip as module
 from zarr_gpu.codecs.base import Size
 from zarr_gpu.codecs.gzip import GzipCodec
 from zarr_gpu.errors import CodecError
 
 
-@pytest.fixture(params=["isal", "zlib"])
+@pytest.fixture(params=["libdeflate", "isal", "zlib"])
 def library(request, monkeypatch):
     lib = zlib
+    if request.param == "libdeflate" and _native.deflate() is None:
+        pytest.skip("no libdeflate")
+    monkeypatch.setattr(_native, "ENABLED", request.param == "libdeflate")
     if request.param == "isal":
         lib = pytest.importorskip("isal.isal_zlib")
     monkeypatch.setattr(module, "_library", lambda: lib)
@@ -64,6 +68,15 @@ def test_reserved_flags_are_refused(library, bit):
     stream[3] |= bit
     with pytest.raises(CodecError):
         GzipCodec().decode(stream, Size(3))
+
+
+def test_checksum_of_a_header_is_compared(library):
+    head = b"\x1f\x8b\x08\x02" + bytes(6)  # FHCRC: two bytes of CRC-32 follow
+    body = gzip.compress(b"abc")[10:]
+    good = head + (zlib.crc32(head) & 0xFFFF).to_bytes(2, "little") + body
+    assert bytes(GzipCodec().decode(good, Size(3))) == b"abc"
+    with pytest.raises(CodecError):
+        GzipCodec().decode(head + b"\1\2" + body, Size(3))
 
 
 @pytest.mark.parametrize("at", [-8, -1], ids=["crc", "size"])

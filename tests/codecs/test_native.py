@@ -1,5 +1,7 @@
 """The libraries inside numcodecs' wheels: addresses, threads, forks, and platforms without them."""
 
+import _ctypes
+import contextlib
 import ctypes
 import gc
 import os
@@ -11,12 +13,18 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from tests.codecs.checks import FIELD
+from tests.codecs.checks import FIELD, mutants
 from zarr_gpu.codecs import _native
 from zarr_gpu.codecs.base import Size
+from zarr_gpu.codecs.blosc import BloscCodec
+from zarr_gpu.codecs.gzip import GzipCodec
+from zarr_gpu.codecs.lz4 import LZ4Codec
+from zarr_gpu.codecs.zlib import ZlibCodec
 from zarr_gpu.codecs.zstd import ZstdCodec
+from zarr_gpu.errors import CodecError
 
-CODECS = [ZstdCodec(1)]
+CODECS = [ZstdCodec(1), BloscCodec(4, "lz4"), LZ4Codec(), GzipCodec(1), ZlibCodec(1)]
+each_codec = pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.name)
 needs_library = pytest.mark.skipif(
     sys.platform != "linux", reason="modules export their libraries on Linux"
 )
@@ -56,9 +64,28 @@ def test_readonly_buffers_are_released():
 @needs_library
 def test_libraries_are_found():
     assert _native.zstd().version >= 10400
+    assert _native.lz4().version >= 10900
+    assert _native.blosc() is not None
 
 
-@pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.name)
+@needs_library
+def test_libdeflate_is_found():
+    pytest.importorskip("deflate")
+    assert _native.deflate() is not None
+
+
+@each_codec
+def test_nothing_is_written_beside_the_output(codec):
+    encoded = codec.encode(FIELD)
+    memory = bytearray(b"\xa5" * (len(FIELD) + 512))
+    out = memoryview(memory)[256:-256]
+    for damaged in [bytes(encoded), *mutants(encoded, 200)]:
+        with contextlib.suppress(CodecError):
+            codec.decode(damaged, Size(len(FIELD)), out)
+        assert memory[:256] == memory[-256:] == b"\xa5" * 256
+
+
+@each_codec
 def test_threads_do_not_share_contexts(codec):
     samples = [np.random.default_rng(i).bytes(500) * 7 + bytes(i) for i in range(200)]
 
@@ -94,7 +121,7 @@ def test_no_memory_for_a_context_is_an_error():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-@pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.name)
+@each_codec
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_decodes(codec):
     encoded = bytes(codec.encode(FIELD))  # contexts exist
@@ -111,31 +138,51 @@ def test_a_forked_child_decodes(codec):
 
 # -- platforms without the libraries ---------------------------------------------------------------
 
+FINDERS = [_native._zstd, _native._blosc, _native._lz4, _native._deflate]
+each_finder = pytest.mark.parametrize("finder", FINDERS, ids=lambda finder: finder.__name__)
 
-def test_a_module_that_exports_nothing_gives_no_library(monkeypatch):
-    import _ctypes
 
-    module = types.SimpleNamespace(__file__=_ctypes.__file__)
+def find_in(monkeypatch, finder, path):
+    module = types.SimpleNamespace(__file__=path)
     monkeypatch.setattr(_native, "import_module", lambda name: module)
-    assert _native._zstd.__wrapped__() is None
+    return finder.__wrapped__()
 
 
-@pytest.mark.parametrize("path", [None, os.devnull, "/nowhere/zstd.so"])
-def test_a_module_that_is_no_library_gives_none(monkeypatch, path):
-    monkeypatch.setattr(_native, "import_module", lambda name: types.SimpleNamespace(__file__=path))
-    assert _native._zstd.__wrapped__() is None
+@each_finder
+@pytest.mark.parametrize("path", [None, os.devnull, "/nowhere/zstd.so", _ctypes.__file__])
+def test_a_module_without_what_is_needed_gives_no_library(monkeypatch, finder, path):
+    assert find_in(monkeypatch, finder, path) is None
+
+
+@each_finder
+def test_a_module_that_is_not_installed_gives_no_library(monkeypatch, finder):
+    def import_module(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(_native, "import_module", import_module)
+    assert finder.__wrapped__() is None
 
 
 @needs_library
-def test_an_old_or_broken_library_is_not_used(monkeypatch):
-    monkeypatch.setattr(_native, "_MIN_ZSTD", 990000)
-    assert _native._zstd.__wrapped__() is None
-    monkeypatch.undo()
-    assert _native._zstd.__wrapped__() is not None
-    monkeypatch.setattr(_native.Zstd, "decompress", lambda *args: 32)
-    assert _native._zstd.__wrapped__() is None
+@pytest.mark.parametrize(
+    ("finder", "name"), [(_native._zstd, "_MIN_ZSTD"), (_native._lz4, "_MIN_LZ4")]
+)
+def test_an_old_library_is_not_used(monkeypatch, finder, name):
+    assert finder.__wrapped__() is not None
+    monkeypatch.setattr(_native, name, 990_000)
+    assert finder.__wrapped__() is None
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("finder", "cls"),
+    [(_native._zstd, _native.Zstd), (_native._lz4, _native.Lz4), (_native._blosc, _native.Blosc)],
+)
+def test_a_library_that_decodes_wrongly_is_not_used(monkeypatch, finder, cls):
+    monkeypatch.setattr(cls, "decompress", lambda *args: 128)  # and leaves the output as it was
+    assert finder.__wrapped__() is None
 
 
 def test_tests_can_do_without(monkeypatch):
     monkeypatch.setattr(_native, "ENABLED", False)
-    assert _native.zstd() is None
+    assert _native.zstd() is _native.blosc() is _native.lz4() is _native.deflate() is None

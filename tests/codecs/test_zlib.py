@@ -13,10 +13,14 @@ from tests.codecs.checks import (
     check_truncation,
     check_wrong_sizes,
     each_sample,
+    library,
 )
 from zarr_gpu.codecs.base import Size
 from zarr_gpu.codecs.zlib import ZlibCodec
 from zarr_gpu.errors import CodecError
+
+__all__ = ["library"]
+pytestmark = pytest.mark.usefixtures("library")
 
 
 @each_sample

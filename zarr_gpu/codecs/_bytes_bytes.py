@@ -27,6 +27,12 @@ _WINDOW = 4 << 10
 """Bytes given to the decompressor of a second or later member at first; see below."""
 
 
+_SHORT = 256 << 10
+"""A chunk up to this size is decoded as a whole: two of zstd's blocks, or a tenth of a
+millisecond of LZ4.
+"""
+
+
 class Decompressor(Protocol):
     """What zlib, isal, bz2 and lzma have in common."""
 
@@ -48,6 +54,11 @@ def wrong_size(codec: str, decoded: Size, found: object) -> CodecError:
 def target(nbytes: int, out: memoryview | None) -> memoryview:
     """``out``, or new memory of ``nbytes`` that nothing has been written to."""
     return memoryview(np.empty(nbytes, np.uint8)) if out is None else out
+
+
+def ends_early(decoded: Size, end: int) -> bool:
+    """True when decoding a stream up to ``end`` saves enough to be worth a second way to do it."""
+    return decoded.exact and decoded.limit > _SHORT and 2 * end <= decoded.limit
 
 
 def deliver(result: Bytes, out: memoryview | None) -> Bytes:

@@ -12,24 +12,35 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import zlib
 from collections.abc import Callable
 from ctypes import addressof, byref, c_char, c_int, c_size_t, c_uint, c_void_p
 from functools import cache
 from importlib import import_module
-from typing import Any, TypeAlias
-
-import numpy as np
+from typing import Any, TypeAlias, TypeVar
 
 from zarr_gpu._types import Bytes
 
 Function: TypeAlias = Callable[..., Any]
+Library = TypeVar("Library")
 Pointer: TypeAlias = Any
 """What ctypes takes for a ``void *``: bytes, an integer, or a reference to a ``c_char``."""
 
 ENABLED = True
 """Tests set it to False, and get what platforms without exported functions get."""
 
-_MIN_ZSTD = 10400  # 1.4.0: ZSTD_compress2 and the advanced interface are stable
+MAX_INT = 2**31 - 1
+"""Larger sizes must not reach a C function that takes an ``int``: ctypes cuts them off."""
+
+_MIN_LZ4 = 10900  # 1.9.0: a block may be decoded up to any byte
+_MIN_ZSTD = 10400  # 1.4.0, with which numcodecs' oldest supported wheels were surpassed long ago
+
+_SAMPLE = b"zarr" * 32  # libraries have to decode it before they are believed
+_ZSTD_SAMPLE = bytes.fromhex("28b52ffd20805d0000207a6172720100f9d41101")
+_LZ4_SAMPLE = bytes.fromhex("4f7a61727204006450727a617272")
+_BLOSC_SAMPLE = bytes.fromhex(
+    "0201310480000000800000002d00000014000000150000001f7a01000c1f6101000c1f72010027507272727272"
+)
 
 
 # -- addresses -------------------------------------------------------------------------------------
@@ -89,9 +100,18 @@ def _readonly_address(data: memoryview) -> int:
 
 def _open(module: str) -> ctypes.CDLL | None:
     try:
-        path = import_module(f"numcodecs.{module}").__file__
+        path = import_module(module).__file__
         return ctypes.CDLL(path) if path else None
     except (ImportError, OSError):
+        return None
+
+
+def _find(module: str, build: Callable[[ctypes.CDLL], Library]) -> Library | None:
+    """The library in an extension module, when everything it needs is exported."""
+    library = _open(module)
+    try:
+        return None if library is None else build(library)
+    except AttributeError:
         return None
 
 
@@ -124,8 +144,13 @@ class _PerThread(threading.local):
 
     def __init__(self, create: Function, free: Function) -> None:
         # threading.local calls this in each thread at its first access.
-        self.context = _Context(create, free)
-        self.handle = self.context.handle
+        self._functions = create, free
+        self._context = self.new()
+        self.handle = self._context.handle
+
+    def new(self) -> _Context:
+        """A context for the caller alone."""
+        return _Context(*self._functions)
 
 
 class Zstd:
@@ -143,12 +168,13 @@ class Zstd:
         self._decompress = _function(
             library, "ZSTD_decompressDCtx", c_size_t, context, *pair, *pair
         )
-        self._encoders = _PerThread(
-            _function(library, "ZSTD_createCCtx", c_void_p),
-            _function(library, "ZSTD_freeCCtx", c_size_t, context),
+        self._stream = _function(
+            library,
+            "ZSTD_decompressStream_simpleArgs",
+            c_size_t,
+            *(context, *pair, c_void_p, *pair, c_void_p),
         )
-        self._set = _function(library, "ZSTD_CCtx_setParameter", c_size_t, context, c_int, c_int)
-        self._compress = _function(library, "ZSTD_compress2", c_size_t, context, *pair, *pair)
+        self._is_error = _function(library, "ZSTD_isError", c_uint, c_size_t)
 
     def decompress(self, into: Pointer, room: int, data: Pointer, nbytes: int) -> int:
         """Decode all frames into ``room`` bytes; the size, or an error's code above ``room``."""
@@ -156,14 +182,17 @@ class Zstd:
             self._decoders.handle, into, room, data, nbytes
         )
 
-    def compress(
-        self, into: Pointer, room: int, data: Pointer, nbytes: int, level: int, checksum: bool
-    ) -> int:
-        """Encode one frame into ``room`` bytes; the size, or an error's code above ``room``."""
-        handle = self._encoders.handle
-        self._set(handle, 100, level)  # ZSTD_c_compressionLevel
-        self._set(handle, 201, checksum)  # ZSTD_c_checksumFlag
-        return self._compress(handle, into, room, data, nbytes)  # type: ignore[no-any-return]
+    def part(self, into: Pointer, room: int, data: Pointer, nbytes: int) -> int:
+        """Decode the first ``room`` bytes of a frame; fewer when it ends or is bad before."""
+        # Not the thread's context: this one holds a window, and is in use between two calls.
+        context = self._decoders.new()
+        done, used, before = c_size_t(0), c_size_t(0), (-1, -1)
+        while done.value < room and before != (done.value, used.value):
+            before = done.value, used.value
+            left = self._stream(context.handle, into, room, byref(done), data, nbytes, byref(used))
+            if left == 0 or self._is_error(left):
+                break
+        return done.value
 
     def error(self, code: int) -> str:
         return bytes(self._name(code)).decode()
@@ -176,21 +205,118 @@ def zstd() -> Zstd | None:
 
 @cache
 def _zstd() -> Zstd | None:
-    library = _open("zstd")
-    if library is None:
+    found = _find("numcodecs.zstd", Zstd)
+    if found is None or found.version < _MIN_ZSTD:
         return None
-    try:
-        found = Zstd(library)
-    except AttributeError:
-        return None
-    sample = b"zarr" * 8
-    packed, result = bytearray(128), bytearray(len(sample))
-    nbytes = found.compress(pointer(packed), 128, sample, len(sample), 1, checksum=True)
-    works = found.version >= _MIN_ZSTD and nbytes <= len(packed)
-    works = works and found.decompress(pointer(result), 32, pointer(packed), nbytes) == len(sample)
-    return found if works and result == sample else None
+    result = bytearray(128)
+    works = found.decompress(pointer(result), 128, _ZSTD_SAMPLE, len(_ZSTD_SAMPLE)) == 128
+    works = works and found.part(pointer(bytearray(9)), 9, _ZSTD_SAMPLE, len(_ZSTD_SAMPLE)) == 9
+    return found if works and result == _SAMPLE else None
 
 
-def scratch(nbytes: int) -> memoryview:
-    """Memory that nothing has been written to."""
-    return memoryview(np.empty(nbytes, np.uint8))
+class Blosc:
+    """c-blosc 1, without its pool of threads and without numcodecs' lock around it."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        memory = c_void_p
+        self._decompress = _function(
+            library, "blosc_decompress_ctx", c_int, memory, memory, c_size_t, c_int
+        )
+        self._getitem = _function(library, "blosc_getitem", c_int, memory, c_int, c_int, memory)
+
+    def decompress(self, into: Pointer, room: int, data: Pointer) -> int:
+        """Decode a container whose header has been compared with the memory behind ``data``."""
+        return self._decompress(data, into, room, 1)  # type: ignore[no-any-return]
+
+    def part(self, into: Pointer, data: Pointer, start: int, count: int) -> int:
+        """Decode ``count`` elements from number ``start``; the bytes, or an error below 0."""
+        return self._getitem(data, start, count, into)  # type: ignore[no-any-return]
+
+
+def blosc() -> Blosc | None:
+    """c-blosc, where numcodecs' module exports it."""
+    return _blosc() if ENABLED else None
+
+
+@cache
+def _blosc() -> Blosc | None:
+    found = _find("numcodecs.blosc", Blosc)
+    if found is None:
+        return None
+    result, part = bytearray(128), bytearray(8)
+    works = found.decompress(pointer(result), 128, _BLOSC_SAMPLE) == 128
+    works = works and found.part(pointer(part), _BLOSC_SAMPLE, 1, 2) == 8
+    return found if works and result == _SAMPLE and part == _SAMPLE[4:12] else None
+
+
+class Lz4:
+    """Blocks of LZ4."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        types = (c_void_p, c_void_p, c_int, c_int)
+        self._decompress = _function(library, "LZ4_decompress_safe", c_int, *types)
+        self._part = _function(library, "LZ4_decompress_safe_partial", c_int, *types, c_int)
+        self.version = int(_function(library, "LZ4_versionNumber", c_int)())
+
+    def decompress(self, into: Pointer, room: int, data: Pointer, nbytes: int) -> int:
+        """Decode one block into at most ``room`` bytes; the size, or an error below 0."""
+        return self._decompress(data, into, nbytes, room)  # type: ignore[no-any-return]
+
+    def part(self, into: Pointer, room: int, data: Pointer, nbytes: int) -> int:
+        """Decode the first ``room`` bytes of a block; the size, or an error below 0."""
+        return self._part(data, into, nbytes, room, room)  # type: ignore[no-any-return]
+
+
+def lz4() -> Lz4 | None:
+    """LZ4, where numcodecs' module exports it."""
+    return _lz4() if ENABLED else None
+
+
+@cache
+def _lz4() -> Lz4 | None:
+    found = _find("numcodecs.lz4", Lz4)
+    if found is None or found.version < _MIN_LZ4:
+        return None
+    result = bytearray(128)
+    works = found.decompress(pointer(result), 128, _LZ4_SAMPLE, len(_LZ4_SAMPLE)) == 128
+    works = works and found.part(pointer(bytearray(9)), 9, _LZ4_SAMPLE, len(_LZ4_SAMPLE)) == 9
+    return found if works and result == _SAMPLE else None
+
+
+class Deflate:
+    """libdeflate, which decodes whole buffers."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        memory, pair = c_void_p, (c_void_p, c_size_t)
+        self._decoders = _PerThread(
+            _function(library, "libdeflate_alloc_decompressor", c_void_p),
+            _function(library, "libdeflate_free_decompressor", None, c_void_p),
+        )
+        types = (c_int, c_void_p, *pair, *pair, memory, memory)
+        self._gzip = _function(library, "libdeflate_gzip_decompress_ex", *types)
+        self._zlib = _function(library, "libdeflate_zlib_decompress_ex", *types)
+
+    def decompress(
+        self, into: Pointer, room: int, data: Pointer, nbytes: int, *, gzip: bool
+    ) -> bool:
+        """Decode one stream; True when ``data`` are exactly that and it has ``room`` bytes."""
+        used = c_size_t(0)
+        call = self._gzip if gzip else self._zlib
+        # Without a place to put the decoded size, any other size is an error.
+        failed = call(self._decoders.handle, data, nbytes, into, room, byref(used), None)
+        return not failed and used.value == nbytes
+
+
+def deflate() -> Deflate | None:
+    """libdeflate, where the package ``deflate`` is installed and exports it."""
+    return _deflate() if ENABLED else None
+
+
+@cache
+def _deflate() -> Deflate | None:
+    found = _find("deflate._deflate", Deflate)
+    if found is None:
+        return None
+    packed, result = zlib.compress(_SAMPLE), bytearray(128)
+    works = found.decompress(pointer(result), 128, packed, len(packed), gzip=False)
+    return found if works and result == _SAMPLE else None

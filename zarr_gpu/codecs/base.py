@@ -158,3 +158,13 @@ class BytesBytesCodec(Codec):
     def decode(self, data: Bytes, decoded: Size, out: memoryview | None = None) -> Bytes:
         """Decode into at most ``decoded.limit`` bytes; any other length is a CodecError."""
         raise NotImplementedError
+
+    def decode_part(self, data: Bytes, decoded: Size, offset: int, nbytes: int) -> Bytes | None:
+        """Bytes ``offset`` to ``offset + nbytes`` of what :meth:`decode` would give.
+
+        None when the format does not allow that, or when decoding all is hardly slower; the caller
+        then calls :meth:`decode`. The range lies inside ``decoded.limit`` and is not empty. What is
+        not decoded is not checked either: damage elsewhere in the chunk may go unnoticed, and
+        checksums of the whole are not compared.
+        """
+        return None

@@ -2,8 +2,8 @@
 
 A container is a header of 16 bytes, the offsets of its blocks, and for each block one compressed
 stream or one per byte of an element. It says by itself how to decode it; the codec's members
-matter to the writer only. c-blosc trusts parts of what it reads, so :func:`parse_container` checks
-every offset and size first. Layout: README_CHUNK_FORMAT.rst of c-blosc.
+matter to the writer only. c-blosc trusts parts of what it reads: every offset and size is checked
+first. Layout: README_CHUNK_FORMAT.rst of c-blosc.
 
 >>> packed = BloscCodec(typesize=4, cname="lz4").encode(bytes(4096))
 >>> header = parse_container(packed, 4096)
@@ -14,14 +14,15 @@ every offset and size first. Layout: README_CHUNK_FORMAT.rst of c-blosc.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, ClassVar, Literal, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
 from zarr_gpu._types import JSON, Bytes, NDArray
+from zarr_gpu.codecs import _native
 from zarr_gpu.codecs._bytes_bytes import SLACK, deliver, numcodecs_members, target, wrong_size
 from zarr_gpu.codecs._members import check_names, choice, integer
 from zarr_gpu.codecs.base import BytesBytesCodec, ChunkSpec, Size
@@ -128,29 +129,56 @@ class BloscCodec(BytesBytesCodec):
             raise CodecError(str(error), codec=self.name) from error
 
     def decode(self, data: Bytes, decoded: Size, out: memoryview | None = None) -> Bytes:
-        header = parse_container(data)
+        header = _read_header(data)
         if not decoded.check(header.nbytes):
             raise wrong_size(self.name, decoded, header.nbytes)
         if header.stored or not header.nbytes:
             return deliver(memoryview(data)[HEADER_NBYTES : HEADER_NBYTES + header.nbytes], out)
         if header.cname == "snappy":
-            return _decode_snappy(data, header, target(header.nbytes, out))
+            return _decode_snappy(data, parse_container(data), target(header.nbytes, out))
+        _check_blocks(data, header, 0, header.blocks)
+        into = target(header.nbytes, out)
+        native = _native.blosc()
+        if native is not None:
+            found = native.decompress(_native.pointer(into), header.nbytes, _native.pointer(data))
+            return self._whole(into, found)
         try:
-            return _library().decompress(  # type: ignore[no-any-return]
-                data, target(header.nbytes, out)
-            )
+            return _library().decompress(data, into)  # type: ignore[no-any-return]
         except (RuntimeError, ValueError) as error:
             raise CodecError(str(error), codec=self.name) from error
 
+    def decode_part(self, data: Bytes, decoded: Size, offset: int, nbytes: int) -> Bytes | None:
+        """Decodes, and checks, the blocks that the part touches."""
+        header = _read_header(data)
+        if not decoded.check(header.nbytes):
+            raise wrong_size(self.name, decoded, header.nbytes)
+        end = offset + nbytes
+        if header.stored and end <= header.nbytes:
+            return memoryview(data)[HEADER_NBYTES + offset : HEADER_NBYTES + end]
+        native = _native.blosc()
+        if native is None or end > header.nbytes or header.cname == "snappy":
+            return None
+        typesize = header.typesize
+        start, stop = offset // typesize, -(-end // typesize)
+        first, last = start * typesize // header.blocksize, -(-stop * typesize // header.blocksize)
+        if stop * typesize > header.nbytes or last - first == header.blocks:
+            return None  # c-blosc counts in elements; or all would be decoded
+        _check_blocks(data, header, first, last)
+        into = target((stop - start) * typesize, None)
+        found = native.part(_native.pointer(into), _native.pointer(data), start, stop - start)
+        at = offset - start * typesize
+        return self._whole(into, found)[at : at + nbytes]
 
-@dataclass(frozen=True, slots=True)
-class BloscHeader:
-    """A checked container: every stream lies inside it.
+    def _whole(self, into: memoryview, found: int) -> memoryview:
+        if found != len(into):
+            raise CodecError(
+                f"{len(into)} bytes expected of c-blosc, its result is {found}", codec=self.name
+            )
+        return into
 
-    ``streams`` are ``(offset, nbytes)`` of the compressed streams in the container, block after
-    block; full blocks have ``splits`` of them each, a shorter last block has one. A stream of
-    exactly ``blocksize // splits`` bytes (of the block's, for the last) is not compressed.
-    """
+
+class BloscHeader(NamedTuple):
+    """A container whose sizes agree with each other and with the memory that it is in."""
 
     nbytes: int
     typesize: int
@@ -161,13 +189,21 @@ class BloscHeader:
     blocksize: int
     cbytes: int
     """Size of the container; bytes after it mean nothing."""
+    blocks: int
     splits: int
-    streams: tuple[tuple[int, int], ...]
+    """Streams of a full block; a shorter last block has one."""
+    streams: tuple[tuple[int, int], ...] = ()
+    """``(offset, nbytes)`` of the compressed streams in the container, block after block.
+
+    A stream of exactly ``blocksize // splits`` bytes (of the block's, for the last) is not
+    compressed.
+    """
 
 
 _HEADER = struct.Struct("<BBBBiii")
 _INT = struct.Struct("<i")
 _SHUFFLE, _STORED, _BITSHUFFLE, _RESERVED, _DONT_SPLIT = 0x01, 0x02, 0x04, 0x08, 0x10
+_MANY = 64  # blocks; fewer are checked faster one by one
 _FORMATS: tuple[Cname, ...] = ("blosclz", "lz4", "snappy", "zlib", "zstd")
 
 
@@ -176,6 +212,11 @@ def parse_container(data: Bytes, expected_nbytes: int | None = None) -> BloscHea
 
     ``expected_nbytes`` is the decoded size; None leaves comparing to the caller.
     """
+    header = _read_header(data, expected_nbytes)
+    return header._replace(streams=tuple(_streams(data, header, 0, header.blocks)))
+
+
+def _read_header(data: Bytes, expected_nbytes: int | None = None) -> BloscHeader:
     if len(data) < HEADER_NBYTES:
         raise _bad("container cut short", f"at least {HEADER_NBYTES} bytes", f"{len(data)} bytes")
     version, codec_version, flags, typesize, nbytes, blocksize, cbytes = _HEADER.unpack_from(data)
@@ -189,19 +230,21 @@ def parse_container(data: Bytes, expected_nbytes: int | None = None) -> BloscHea
     if not HEADER_NBYTES <= cbytes <= len(data):
         raise _bad("container cut short", f"{cbytes} bytes", f"{len(data)} bytes")
     stored = bool(flags & _STORED)
-    splits = 1
-    streams: tuple[tuple[int, int], ...] = ()
+    blocks, splits = 0, 1
     if stored:
         if cbytes != nbytes + HEADER_NBYTES:
             raise _bad("stored bytes cut short", nbytes + HEADER_NBYTES, cbytes)
     elif nbytes:
         splits = _splits(flags, typesize, nbytes, blocksize)
-        streams = _streams(data, cbytes, nbytes, blocksize, splits)
+        blocks = -(-nbytes // blocksize)
+        first = HEADER_NBYTES + 4 * blocks
+        if first > cbytes:
+            raise _bad("table of blocks cut short", f"at least {first} bytes", f"{cbytes} bytes")
     shuffle: Shuffle = "bitshuffle" if flags & _BITSHUFFLE else "noshuffle"
     if flags & _SHUFFLE and typesize > 1:
         shuffle = "shuffle"
     cname = _FORMATS[flags >> 5]
-    return BloscHeader(nbytes, typesize, shuffle, cname, stored, blocksize, cbytes, splits, streams)
+    return BloscHeader(nbytes, typesize, shuffle, cname, stored, blocksize, cbytes, blocks, splits)
 
 
 def _splits(flags: int, typesize: int, nbytes: int, blocksize: int) -> int:
@@ -215,29 +258,52 @@ def _splits(flags: int, typesize: int, nbytes: int, blocksize: int) -> int:
     return typesize
 
 
-def _streams(
-    data: Bytes, cbytes: int, nbytes: int, blocksize: int, splits: int
-) -> tuple[tuple[int, int], ...]:
-    full, rest = divmod(nbytes, blocksize)
-    blocks = full + bool(rest)
-    first = HEADER_NBYTES + 4 * blocks
-    if first > cbytes:
-        raise _bad("table of blocks cut short", f"at least {first} bytes", f"{cbytes} bytes")
-    streams: list[tuple[int, int]] = []
+def _check_blocks(data: Bytes, header: BloscHeader, start: int, stop: int) -> None:
+    """CodecError when a stream of blocks ``start`` to ``stop`` is not inside the container."""
+    if stop - start > _MANY and _all_inside(data, header):
+        return
+    for _ in _streams(data, header, start, stop):
+        pass
+
+
+def _streams(data: Bytes, header: BloscHeader, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """``(offset, nbytes)`` of the streams of some blocks, each checked before it is given out."""
+    cbytes, unpack = header.cbytes, _INT.unpack_from
+    first = HEADER_NBYTES + 4 * header.blocks
+    full = header.nbytes // header.blocksize if header.blocks else 0
     # Blocks are in any order: several threads may have written them.
-    for i, at in enumerate(struct.unpack_from(f"<{blocks}i", data, HEADER_NBYTES)):
+    for i in range(start, stop):
+        (at,) = unpack(data, HEADER_NBYTES + 4 * i)
         if at < first:
             raise _bad(f"block {i} overlaps the header", f"at least {first}", at)
-        for _ in range(splits if i < full else 1):
+        for _ in range(header.splits if i < full else 1):
             if at > cbytes - 4:
                 raise _bad(f"block {i} outside the container", f"at most {cbytes - 4}", at)
-            (size,) = _INT.unpack_from(data, at)
+            (size,) = unpack(data, at)
             at += 4
             if not 0 < size <= cbytes - at:
                 raise _bad(f"stream in block {i} of wrong size", f"1 to {cbytes - at} bytes", size)
-            streams.append((at, size))
+            yield at, size
             at += size
-    return tuple(streams)
+
+
+def _all_inside(data: Bytes, header: BloscHeader) -> bool:
+    """What :func:`_streams` finds out, for all blocks at once: the n-th stream of each."""
+    view: NDArray = np.frombuffer(data, np.uint8, header.cbytes)
+    first = HEADER_NBYTES + 4 * header.blocks
+    at = view[HEADER_NBYTES:first].view("<i4").astype(np.int64)
+    if (at < first).any():
+        return False
+    for _ in range(header.splits):
+        if (at > header.cbytes - 4).any():
+            return False
+        size = view[at[:, None] + np.arange(4)].view("<i4")[:, 0]
+        at += 4
+        if ((size <= 0) | (size > header.cbytes - at)).any():
+            return False
+        at += size
+        at = at[: header.nbytes // header.blocksize]  # a shorter last block has one stream
+    return True
 
 
 def _bad(message: str, expected: object, found: object) -> CodecError:

@@ -15,7 +15,9 @@ from zarr_gpu._types import JSON, Bytes
 from zarr_gpu.codecs._bytes_bytes import deliver, numcodecs_members
 from zarr_gpu.codecs._members import check_names, integer
 from zarr_gpu.codecs.base import BytesBytesCodec, Size
-from zarr_gpu.codecs.gzip import deflate_bound, inflate
+from zarr_gpu.codecs.gzip import deflate_bound, inflate, inflate_part, inflate_whole
+
+_ZLIB = 15  # wbits: 15 bits of window, zlib wrapper
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,13 @@ class ZlibCodec(BytesBytesCodec):
         return zlib.compress(data, self.level)
 
     def decode(self, data: Bytes, decoded: Size, out: memoryview | None = None) -> Bytes:
-        return deliver(inflate(data, decoded, 15, codec=self.name, members=False), out)
+        whole = inflate_whole(data, decoded, out, gzip=False)
+        if whole is not None:
+            return whole
+        return deliver(inflate(data, decoded, _ZLIB, codec=self.name, members=False), out)
+
+    def decode_part(self, data: Bytes, decoded: Size, offset: int, nbytes: int) -> Bytes | None:
+        return inflate_part(data, decoded, _ZLIB, offset, nbytes)
 
 
 NUMCODECS = {"zlib": ZlibCodec}

@@ -16,7 +16,13 @@ from typing import ClassVar
 
 from zarr_gpu._types import JSON, Bytes
 from zarr_gpu.codecs import _native
-from zarr_gpu.codecs._bytes_bytes import SLACK, numcodecs_members, target, wrong_size
+from zarr_gpu.codecs._bytes_bytes import (
+    SLACK,
+    ends_early,
+    numcodecs_members,
+    target,
+    wrong_size,
+)
 from zarr_gpu.codecs._members import check_names, integer
 from zarr_gpu.codecs.base import BytesBytesCodec, Size
 from zarr_gpu.errors import CodecError
@@ -28,7 +34,6 @@ _MAGIC = b"\x28\xb5\x2f\xfd"
 _MAGIC_NUMBER = int.from_bytes(_MAGIC, "little")
 _HEAD = struct.Struct("<IBQ")  # magic, descriptor, and a content size of up to 8 bytes
 _CONTENT = ((0xFF, 0), (0xFFFF, 256), (0xFFFFFFFF, 0), (2**64 - 1, 0))  # mask and offset
-_SMALL = 64 << 10  # above, a context of one's own for encoding saves no time
 
 
 @dataclass(frozen=True)
@@ -65,26 +70,12 @@ class ZstdCodec(BytesBytesCodec):
         return Size(decoded.limit + (decoded.limit >> 4) + SLACK, exact=False)
 
     def encode(self, data: Bytes) -> Bytes:
-        library = _native.zstd() if 0 < len(data) <= _SMALL else None
-        if library is not None:
-            return self._encode_small(library, data)
         from numcodecs import zstd
 
         try:
             return zstd.compress(data, self.level, self.checksum)  # type: ignore[no-any-return]
         except (RuntimeError, ValueError) as error:
             raise CodecError(str(error), codec=self.name) from error
-
-    def _encode_small(self, library: _native.Zstd, data: Bytes) -> bytes:
-        nbytes = len(data)
-        room = nbytes + (nbytes >> 8) + 64  # ZSTD_compressBound, rounded up
-        into = _native.scratch(room)
-        size = library.compress(
-            _native.pointer(into), room, _native.pointer(data), nbytes, self.level, self.checksum
-        )
-        if size > room:
-            raise CodecError(library.error(size), codec=self.name)
-        return bytes(into[:size])
 
     def decode(self, data: Bytes, decoded: Size, out: memoryview | None = None) -> Bytes:
         if decoded.exact and _is_plain(data, decoded.limit):
@@ -102,6 +93,17 @@ class ZstdCodec(BytesBytesCodec):
         if decoded.exact:
             return self._decode_exact(data, decoded.limit, out)
         return self._decode_unknown(data, decoded, total)
+
+    def decode_part(self, data: Bytes, decoded: Size, offset: int, nbytes: int) -> Bytes | None:
+        end = offset + nbytes
+        library = _native.zstd()
+        if library is None or not ends_early(decoded, end):
+            return None
+        if read_frame_header(data).content_nbytes != decoded.limit:
+            return None  # several frames, or a damaged one
+        into = target(end, None)
+        done = library.part(_native.pointer(into), end, _native.pointer(data), len(data))
+        return into[offset:] if done == end else None  # decoding all says what is wrong
 
     def _decode_exact(self, data: Bytes, nbytes: int, out: memoryview | None) -> Bytes:
         # libzstd never writes beyond the memory it is given, and nothing less is accepted.
