@@ -14,6 +14,7 @@ b'{"shape": [1, 2]}'
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,7 @@ MAX_DIGITS = 20
 _PIECE = 1 << 18
 """Brackets looked at in one step, as each takes more than a dozen bytes then."""
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_MORE_DIGITS = re.compile(rb"[0-9]{%d}" % (MAX_DIGITS + 1))
 
 
 def load(data: Bytes, document: str) -> dict[str, JSON]:
@@ -44,20 +46,21 @@ def load(data: Bytes, document: str) -> dict[str, JSON]:
         allowed = f"limits.metadata_nbytes allows {limits.metadata_nbytes}"
         raise _error(document, f"{len(data)} bytes, {allowed}")
     raw = bytes(data)
-    depth = _depth(raw)
-    if depth > limits.json_depth:
-        allowed = f"limits.json_depth allows {limits.json_depth}"
-        raise _error(document, f"nested {depth} deep, {allowed}")
-    reader = _Reader()
+    # Most documents have fewer brackets than they may be deep.
+    if raw.count(b"[") + raw.count(b"{") > limits.json_depth:
+        depth = _depth(raw)
+        if depth > limits.json_depth:
+            allowed = f"limits.json_depth allows {limits.json_depth}"
+            raise _error(document, f"nested {depth} deep, {allowed}")
     try:
-        value = json.loads(raw.decode(), object_pairs_hook=reader.object, parse_int=reader.integer)
+        value = _DECODER.decode(raw.decode())
     except UnicodeDecodeError as error:
         raise _error(document, f"not UTF-8 at byte {error.start}") from None
     except (ValueError, RecursionError) as error:
         raise _error(document, f"not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise _error(document, f"expected an object, found {show(value)}")
-    if reader.long_integers:
+    if _MORE_DIGITS.search(raw):
         _check_integers(value, document)
     return value
 
@@ -88,8 +91,6 @@ def _depth(raw: bytes) -> int:
 
     Correct for every valid beginning of a document, which is all the parser will walk.
     """
-    if raw.count(b"[") + raw.count(b"{") <= 1:
-        return 1
     unescaped = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
     brackets = b"".join(unescaped.split(b'"')[::2]).translate(None, _NOT_BRACKETS)
     depth = deepest = 0
@@ -101,24 +102,16 @@ def _depth(raw: bytes) -> int:
     return deepest
 
 
-class _Reader:
-    """Hooks of the JSON parser."""
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"duplicate member {show(twice)}")
+    return members
 
-    def __init__(self) -> None:
-        self.long_integers = False
 
-    def object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        members = dict(pairs)
-        if len(members) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"duplicate member {show(twice)}")
-        return members
-
-    def integer(self, text: str) -> int:
-        if len(text.lstrip("-")) > MAX_DIGITS:
-            self.long_integers = True
-        return int(text)
+_DECODER = json.JSONDecoder(object_pairs_hook=_members)
 
 
 def _check_integers(value: Mapping[str, Any], document: str) -> None:
