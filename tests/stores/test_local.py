@@ -11,7 +11,7 @@ import pytest
 from tests.stores.checks import OBJECTS, ReadableStore, WritableStore, fill
 from zarr_gpu.config import config
 from zarr_gpu.errors import LimitError, StoreError, StoreKeyError
-from zarr_gpu.stores import local
+from zarr_gpu.stores import directories
 from zarr_gpu.stores.local import LocalStore
 from zarr_gpu.stores.locks import lock_place
 
@@ -353,9 +353,9 @@ def test_pickle_keeps_the_settings(tmp_path):
 
 
 def test_few_directories_are_remembered(tmp_path, monkeypatch):
-    monkeypatch.setattr(local, "_TRUSTED_DIRECTORIES", 5)
+    monkeypatch.setattr(directories, "MOST", 5)
     store = LocalStore(tmp_path)
     for i in range(20):
         store.set(f"{i}/k", b"1")
         assert store.get(f"{i}/k") == b"1"
-    assert len(store._trusted) <= 6
+    assert len(store._directories.trusted) <= 6

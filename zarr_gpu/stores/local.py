@@ -6,9 +6,6 @@ that leaves the root is never mistaken for a missing object. Writes go to a temp
 ``.zg-<random>`` in the same directory that is renamed when complete, so a killed writer leaves the
 old object whole. Names that start with ``.zg-`` are ours: no keys, never listed.
 
-A directory is looked at for symbolic links once, then trusted: this protects against links that
-came with the data, not against a process that swaps directories for links while we read.
-
 >>> store = LocalStore("/tmp/example.zarr")
 >>> store.set("c/0", b"0123")
 >>> store.size("c/0")
@@ -16,7 +13,7 @@ came with the data, not against a process that swaps directories for links while
 """
 
 # A Path object costs more than the system call.
-# ruff: noqa: PTH105, PTH110, PTH112, PTH114, PTH116, PTH120, PTH208
+# ruff: noqa: PTH105, PTH112, PTH114, PTH120, PTH208
 
 from __future__ import annotations
 
@@ -24,10 +21,8 @@ import errno
 import functools
 import os
 import stat
-import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from zarr_gpu._types import Bytes
@@ -35,27 +30,26 @@ from zarr_gpu.config import config
 from zarr_gpu.errors import StoreError, StoreKeyError
 from zarr_gpu.stores.base import ByteRange, Located, Reader, check_key, check_limit
 from zarr_gpu.stores.common import SameBytes, check_prefix, failed
-from zarr_gpu.stores.files import (
-    TRIES,
-    FileReader,
-    link,
-    make_directories,
-    read_exactly,
-    remove,
-    rename,
-    sync_directory,
-    unlink,
-    write_file,
-)
+from zarr_gpu.stores.directories import Directories
+from zarr_gpu.stores.files import TRIES, FileReader, read_exactly
 from zarr_gpu.stores.filling import ABSENT, BY_PATH, fill_files, open_folder
 from zarr_gpu.stores.locks import file_lock, lock_place
+from zarr_gpu.stores.publishing import (
+    LOCK_FILE,
+    OURS,
+    link,
+    remove,
+    rename,
+    repair,
+    sync_directory,
+    temporary_in,
+    unlink,
+    write_file,
+    write_parts,
+)
 
-OURS = ".zg-"
-"""How the names of temporary and lock files start."""
-LOCK_FILE = ".zg-lock"
 SYNC_THREADS = 16
 """Flushes under way at once: a disk takes many flushes in the time of one."""
-_TRUSTED_DIRECTORIES = 1 << 16
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK)
 
@@ -84,7 +78,9 @@ class LocalStore(SameBytes):
         self.durable = durable
         self.follow_symlinks = follow_symlinks
         self._slash = self.root.rstrip("/") + "/"
-        self._trusted = {self.root}
+        self._directories = Directories(self.root, follow_symlinks=follow_symlinks)
+        self._trust = self._directories.trust
+        self._check_inside = self._directories.check_inside
 
     def __repr__(self) -> str:
         return f"LocalStore({self.root!r}{', read_only=True' if self.read_only else ''})"
@@ -102,45 +98,6 @@ class LocalStore(SameBytes):
 
     def _prefix_path(self, prefix: str) -> str:
         return self._path(prefix) if prefix else self.root
-
-    def _trust(self, directory: str) -> bool:
-        """True when ``directory`` exists and may be used, False when it does not exist."""
-        if directory in self._trusted:
-            return True
-        try:
-            is_directory = stat.S_ISDIR(os.stat(directory).st_mode)
-        except FileNotFoundError:
-            self._check_absent(directory)
-            return False
-        except OSError as error:
-            raise failed(f"cannot use {directory}", error) from error
-        if not is_directory:
-            raise StoreError(f"{directory} is not a directory")
-        self._check_inside(directory)
-        if len(self._trusted) >= _TRUSTED_DIRECTORIES:
-            self._trusted = {self.root}
-        self._trusted.add(directory)
-        return True
-
-    def _check_absent(self, directory: str) -> None:
-        """A directory missing because of a link that dangles or leaves the root is an error."""
-        while directory not in self._trusted:
-            if os.path.exists(directory):
-                self._trust(directory)
-                return
-            if os.path.islink(directory) and not os.path.exists(directory):
-                raise StoreError(f"{directory} is a dangling symbolic link")
-            directory = os.path.dirname(directory)
-
-    def _check_inside(self, path: str) -> str:
-        """The path without links; raises StoreError when it leaves the root."""
-        real = os.path.realpath(path)
-        if not self.follow_symlinks and real != self.root and not real.startswith(self._slash):
-            raise StoreError(
-                f"{path} leads out of the store through a symbolic link; if that is intended, "
-                f"open it with LocalStore(..., follow_symlinks=True)"
-            )
-        return real
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -292,16 +249,22 @@ class LocalStore(SameBytes):
         self.check_writable()
         self._publish(key, value, rename)
 
+    def set_parts(self, key: str, parts: Callable[[], Iterable[Bytes]]) -> bool:
+        self.check_writable()
+        return self._publish(key, parts, rename)
+
     def set_many(self, items: Sequence[tuple[str, Bytes]]) -> None:
         """Replace objects; a durable store flushes all of them before it renames the first."""
         self.check_writable()
         if not self._durable or len(items) < 2:
             for key, value in items:
-                self.set(key, value)
+                self._publish(key, value, rename)
             return
+        from concurrent.futures import ThreadPoolExecutor  # slow to import
+
         with ExitStack() as stack, _as_store_errors(f"cannot write to {self!r}"):
             with ThreadPoolExecutor(min(SYNC_THREADS, len(items))) as pool:
-                writes = [pool.submit(self._write_temporary, k, v, sync=True) for k, v in items]
+                writes = [pool.submit(self._write_temporary, k, v) for k, v in items]
             for write in writes:
                 error = write.exception()
                 if error is None:
@@ -327,41 +290,53 @@ class LocalStore(SameBytes):
             return super().set_if_absent(key, value)
 
     @property
+    def flushes(self) -> bool:
+        return self._durable
+
+    @property
     def _durable(self) -> bool:
         return config.current.durable if self.durable is None else self.durable
 
-    def _publish(self, key: str, value: Bytes, publish: Callable[[str, str], bool]) -> bool:
-        """Write a temporary file, then rename or link it to its name."""
+    def _publish(
+        self,
+        key: str,
+        value: Bytes | Callable[[], Iterable[Bytes]],
+        publish: Callable[[str, str], bool],
+    ) -> bool:
+        """Write a temporary file, then rename or link it to its name; False: that was not done."""
         path = self._path(key)
         sync = self._durable
         for attempt in range(TRIES):
-            with _as_store_errors(f"cannot write {key!r} of {self!r}"):
-                try:
-                    temporary = self._write_temporary(key, value, sync=sync, make=attempt > 0)
-                    try:
-                        done = publish(temporary, path)
-                    finally:
-                        unlink(temporary)
-                    if sync:
-                        sync_directory(os.path.dirname(path))
-                except FileNotFoundError:  # another process deleted the directory
-                    if attempt == TRIES - 1:
-                        raise
-                else:
-                    return done
+            try:
+                temporary = self._temporary(path, sync=sync, again=attempt > 0)
+                if not callable(value):
+                    write_file(temporary, value, sync=sync)
+                elif not write_parts(temporary, value(), sync=sync):
+                    return False
+                done = publish(temporary, path)
+                if sync:
+                    sync_directory(os.path.dirname(path))
+            except FileNotFoundError as error:  # another process deleted the directory
+                if attempt == TRIES - 1:
+                    raise failed(f"cannot write {key!r} of {self!r}", error) from error
+            except StoreError:
+                raise
+            except OSError as error:
+                raise failed(f"cannot write {key!r} of {self!r}", error) from error
+            else:
+                return done
         raise AssertionError  # the last attempt returns or raises
 
-    def _write_temporary(self, key: str, value: Bytes, *, sync: bool, make: bool = True) -> str:
-        directory = os.path.dirname(self._path(key))
-        if make or not self._trust(directory):
-            self._make_directory(directory)
-        temporary = _temporary_in(directory)
-        write_file(temporary, value, sync=sync)
-        return temporary
+    def _temporary(self, path: str, *, sync: bool, again: bool = False) -> str:
+        """A path for a new file beside ``path``, in a directory that exists and may be used."""
+        directory = path[: path.rindex("/")] or "/"
+        self._directories.enter(directory, again=again, sync=sync)
+        return temporary_in(directory)
 
-    def _make_directory(self, directory: str) -> None:
-        self._check_inside(directory)
-        make_directories(directory, sync=self._durable)
+    def _write_temporary(self, key: str, value: Bytes) -> str:
+        temporary = self._temporary(self._path(key), sync=True)
+        write_file(temporary, value, sync=True)
+        return temporary
 
     def delete(self, key: str) -> None:
         self.check_writable()
@@ -379,10 +354,10 @@ class LocalStore(SameBytes):
         with _as_store_errors(f"cannot delete {prefix!r} of {self!r}"):
             if prefix:
                 if self._trust(os.path.dirname(path)):
-                    remove(path, _temporary_in(os.path.dirname(path)))
+                    remove(path, temporary_in(os.path.dirname(path)))
             elif os.path.isdir(path):
                 for name in os.listdir(path):
-                    remove(self._slash + name, _temporary_in(path))
+                    remove(self._slash + name, temporary_in(path))
 
     @contextmanager
     def lock(self, key: str) -> Iterator[None]:
@@ -397,8 +372,7 @@ class LocalStore(SameBytes):
             for attempt in range(TRIES):
                 with _as_store_errors(f"cannot lock {key!r} of {self!r}"):
                     try:
-                        if attempt or not self._trust(directory):
-                            self._make_directory(directory)
+                        self._directories.enter(directory, again=attempt > 0, sync=self._durable)
                         stack.enter_context(file_lock(f"{directory}/{LOCK_FILE}", name))
                         break
                     except FileNotFoundError:
@@ -409,17 +383,7 @@ class LocalStore(SameBytes):
     def repair(self, *, older_than_s: float = 3600) -> list[str]:
         """Remove what killed writers and deletions left behind; returns the paths."""
         self.check_writable()
-        oldest = time.time() - older_than_s
-        removed = []
-        for directory, directories, files in os.walk(self.root):
-            left = [n for n in directories + files if n.startswith(OURS)]
-            directories[:] = [n for n in directories if not n.startswith(OURS)]
-            for path in (f"{directory}/{n}" for n in left if not n.startswith(LOCK_FILE)):
-                with suppress(FileNotFoundError):  # its owner was alive after all
-                    if os.lstat(path).st_mtime < oldest:
-                        remove(path, _temporary_in(directory))
-                        removed.append(path)
-        return removed
+        return repair(self.root, older_than_s)
 
     # -- housekeeping -------------------------------------------------------------------------
 
@@ -438,10 +402,6 @@ def _make(store: LocalStore, read_only: bool) -> functools.partial[LocalStore]:
         durable=store.durable,
         follow_symlinks=store.follow_symlinks,
     )
-
-
-def _temporary_in(directory: str) -> str:
-    return f"{directory}/{OURS}{os.urandom(8).hex()}"
 
 
 @contextmanager
