@@ -13,6 +13,7 @@ from zarr_gpu.codecs.chain import CodecChain
 from zarr_gpu.config import ArrayConfig
 from zarr_gpu.errors import UnsupportedError
 from zarr_gpu.layout import ArrayLayout
+from zarr_gpu.metadata import json
 from zarr_gpu.metadata.array import ArrayMetadata
 from zarr_gpu.metadata.grids import Axis, RegularGrid
 from zarr_gpu.node import Node
@@ -142,7 +143,7 @@ class ArrayDescription(Node):
     def filters(self) -> tuple[Any, ...]:
         """array -> array codecs; in v2 the filters' numcodecs configurations."""
         if self.metadata.v2 is not None:
-            return tuple(self.metadata.v2.filters or ())
+            return tuple(map(json.copied, self.metadata.v2.filters or ()))
         return self._inner_chain.array_array
 
     @property
@@ -154,7 +155,7 @@ class ArrayDescription(Node):
     def compressors(self) -> tuple[Any, ...]:
         """bytes -> bytes codecs; in v2 the compressor's numcodecs configuration."""
         if self.metadata.v2 is not None:
-            return (self.metadata.v2.compressor,) if self.metadata.v2.compressor else ()
+            return (self.compressor,) if self.metadata.v2.compressor else ()
         return self._inner_chain.bytes_bytes
 
     @property
@@ -162,7 +163,7 @@ class ArrayDescription(Node):
         """The compressor of a v2 array. TypeError for v3, which has :attr:`compressors`."""
         if self.metadata.v2 is None:
             raise TypeError("`compressor` is for Zarr format 2; use `compressors`")
-        return self.metadata.v2.compressor
+        return json.copied(self.metadata.v2.compressor)
 
     @property
     def _inner_chain(self) -> CodecChain:

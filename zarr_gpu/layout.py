@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -22,11 +22,26 @@ from zarr_gpu.codecs.transpose import TransposeCodec
 from zarr_gpu.errors import MetadataError, Problem
 from zarr_gpu.metadata.array import ArrayMetadata, V2Members
 from zarr_gpu.metadata.grids import Axis, RegularAxis, RegularGrid
+from zarr_gpu.metadata.memo import Memo
 from zarr_gpu.metadata.problems import Loc
 from zarr_gpu.plan import Placement, Plan, place
 from zarr_gpu.shards import ShardLevels
 
 C = TypeVar("C", bound=Codec)
+
+
+class _Bound(NamedTuple):
+    """Codecs ready for chunks; ``parts`` are the objects that the key was made of, kept alive."""
+
+    parts: tuple[object, ...]
+    chain: CodecChain
+    levels: ShardLevels
+
+
+_chains: Memo[tuple[object, CodecChain]] = Memo()
+_bound: Memo[_Bound] = Memo()
+"""Parsed documents that say the same share their codecs, data type and fill value, so these are
+known by their identity."""
 
 
 class ArrayLayout:
@@ -44,14 +59,25 @@ class ArrayLayout:
         self.dtype: np.dtype[Any] = metadata.data_type.dtype
         fill = metadata.fill_value
         self.fill_value: Any = self.data_type.default_fill() if fill is None else fill
-        self.chain = _chain(metadata, allow_pickle)
-        self.object_axes: tuple[Axis, ...] = metadata.chunk_grid.axes(metadata.shape)
         self._levels: dict[Shape, ShardLevels] = {}
-        shape = tuple(
+        grid = metadata.chunk_grid
+        shape = grid.chunk_shape if isinstance(grid, RegularGrid) else self._first_shape()
+        parts = (metadata.codecs, metadata.v2, metadata.data_type, fill)
+        key = (registry.generation(), *map(id, parts), shape, allow_pickle)
+        bound = _bound.get(key)
+        if bound is None:
+            self.chain = _chain(metadata, allow_pickle)
+            bound = _Bound(parts, self.chain, self.levels_for(shape))
+            _bound.put(key, bound)
+        self.chain = bound.chain
+        self.levels = self._levels[shape] = bound.levels
+
+    def _first_shape(self) -> Shape:
+        """Of the first stored object; 1 along axes without chunks."""
+        return tuple(
             int(axis.extent(np.zeros((), np.int64))) if _count(axis) else 1
             for axis in self.object_axes
         )
-        self.levels = self.levels_for(shape)
 
     def levels_for(self, shape: Shape) -> ShardLevels:
         """Shard levels and leaf chain of stored objects of ``shape``."""
@@ -81,6 +107,11 @@ class ArrayLayout:
     def sharded(self) -> bool:
         """True when inner chunks can be read by address."""
         return bool(self.levels.layouts)
+
+    @cached_property
+    def object_axes(self) -> tuple[Axis, ...]:
+        """Grid of the stored objects."""
+        return self.metadata.chunk_grid.axes(self.shape)
 
     @cached_property
     def leaf_axes(self) -> tuple[Axis, ...]:
@@ -156,6 +187,16 @@ def _count(axis: Axis) -> bool:
 
 
 def _chain(metadata: ArrayMetadata, allow_pickle: bool) -> CodecChain:
+    said = metadata.v2 or metadata.codecs
+    key = (registry.generation(), id(said), len(metadata.shape), allow_pickle)
+    known = _chains.get(key)
+    if known is None:
+        known = said, _make_chain(metadata, allow_pickle)
+        _chains.put(key, known)
+    return known[1]
+
+
+def _make_chain(metadata: ArrayMetadata, allow_pickle: bool) -> CodecChain:
     if metadata.v2 is not None:
         return CodecChain.from_codecs(_v2_codecs(metadata, metadata.v2, allow_pickle))
     makers = [

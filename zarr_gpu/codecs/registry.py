@@ -98,6 +98,7 @@ _ELSEWHERE = {
 }
 
 _registered: dict[str, type[Codec]] = {}
+_generation = 0
 
 
 class Named(Protocol):
@@ -118,8 +119,15 @@ def _entry_points() -> EntryPoints:
 
 def register(cls: C) -> C:
     """Make a codec class known under its ``name``, before any other of that name."""
+    global _generation  # noqa: PLW0603 - of the one registry
     _registered[cls.name] = cls
+    _generation += 1
     return cls
+
+
+def generation() -> int:
+    """Grows when a name may mean another codec than before."""
+    return _generation
 
 
 def known() -> list[str]:

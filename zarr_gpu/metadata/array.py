@@ -62,7 +62,10 @@ class ArrayMetadata:
     v2: V2Members | None = None
 
     def to_dict(self) -> dict[str, JSON]:
-        """The object of ``zarr.json`` or ``.zarray``, members in the order of zarr-python."""
+        """The object of ``zarr.json`` or ``.zarray``, members in the order of zarr-python.
+
+        It may be changed: what arrays that say the same have in common is copied.
+        """
         return self._zarr_json() if self.v2 is None else self._zarray(self.v2)
 
     def documents(self, indent: int | None) -> dict[str, bytes]:
@@ -82,11 +85,11 @@ class ArrayMetadata:
     def _zarr_json(self) -> dict[str, JSON]:
         out: dict[str, JSON] = {
             "shape": list(self.shape),
-            "data_type": self.data_type.to_json(),
-            "chunk_grid": self.chunk_grid.to_json(),
+            "data_type": json.copied(self.data_type.to_json()),
+            "chunk_grid": json.copied(self.chunk_grid.to_json()),
             "chunk_key_encoding": self.chunk_key_encoding.to_json(),
             "fill_value": self.data_type.fill_to_json(self.fill_value, 3),
-            "codecs": [codec.to_json() for codec in self.codecs],
+            "codecs": [json.copied(codec.to_json()) for codec in self.codecs],
             "attributes": self.attributes,
         }
         if self.dimension_names is not None:
@@ -101,12 +104,12 @@ class ArrayMetadata:
         return {
             "shape": list(self.shape),
             "chunks": list(self.chunk_grid.chunk_shape),
-            "dtype": self.data_type.to_v2_json() if v2.dtype is None else v2.dtype,
+            "dtype": json.copied(self.data_type.to_v2_json() if v2.dtype is None else v2.dtype),
             "fill_value": None if fill is None else self.data_type.fill_to_json(fill, 2),
             "order": v2.order,
-            "filters": None if v2.filters is None else list(v2.filters),
+            "filters": json.copied(v2.filters),
             "dimension_separator": self.chunk_key_encoding.separator,
-            "compressor": v2.compressor,
+            "compressor": json.copied(v2.compressor),
             "zarr_format": 2,
             **self.extra,
         }

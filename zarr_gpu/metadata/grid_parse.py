@@ -17,11 +17,13 @@ from zarr_gpu._types import JSON, Shape
 from zarr_gpu.config import config
 from zarr_gpu.metadata.dtypes import DataType
 from zarr_gpu.metadata.grids import ChunkGrid, RectilinearGrid, RegularGrid
+from zarr_gpu.metadata.memo import Memo, key_of
 from zarr_gpu.metadata.named import parse_named
 from zarr_gpu.metadata.problems import INT64_MAX, Loc, Problems, is_int, is_list, show
 
 MAX_CHUNKS_LISTED = 1 << 24
 """Chunks a rectilinear grid may list, runs expanded and dimensions added up (128 MiB)."""
+_grids: Memo[RegularGrid] = Memo()
 
 
 def parse_shape(value: object, loc: Loc, problems: Problems) -> Shape | None:
@@ -63,6 +65,21 @@ def parse_grid(
 
     The rank is compared where ``shape`` is known; ``unit`` as in :func:`parse_chunk_shape`.
     """
+    # Of a shape, the rank matters and which lengths are 0.
+    key = None if shape is None else key_of(value, shape if 0 in shape else len(shape), unit)
+    known = _grids.get(key)
+    if known is not None:
+        return known
+    before = len(problems.found)
+    grid = _parse_grid(value, shape, unit, problems)
+    if isinstance(grid, RegularGrid) and len(problems.found) == before:  # lists could be long
+        _grids.put(key, grid)
+    return grid
+
+
+def _parse_grid(
+    value: object, shape: Shape | None, unit: Shape, problems: Problems
+) -> ChunkGrid | None:
     named = parse_named(value, ("chunk_grid",), problems)
     if named is None:
         return None
@@ -118,6 +135,11 @@ def _int_list(value: object, loc: Loc, problems: Problems, *, least: int) -> Sha
     if len(value) > rank:
         problems.add(loc, f"{len(value)} dimensions, limits.rank allows {rank}")
         return None
+    for item in value:
+        if type(item) is not int or not least <= item <= INT64_MAX:
+            break
+    else:
+        return tuple(value)
     parsed = [_length(item, (*loc, i), problems, least) for i, item in enumerate(value)]
     return None if None in parsed else tuple(n for n in parsed if n is not None)
 

@@ -82,6 +82,15 @@ def dump(value: object, indent: int | None, *, sort_keys: bool = False) -> bytes
     return data
 
 
+def copied(value: JSON) -> JSON:
+    """A copy of a JSON value, objects and lists inside it included."""
+    if isinstance(value, Mapping):
+        return {name: copied(member) for name, member in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [copied(item) for item in value]
+    return value
+
+
 def _error(document: str, message: str) -> MetadataError:
     return MetadataError([Problem((), message, "syntax")], document=document)
 

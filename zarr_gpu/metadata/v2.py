@@ -10,12 +10,12 @@ and compressor stay documents.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from zarr_gpu._types import JSON, Shape
 from zarr_gpu.config import config
 from zarr_gpu.metadata.array import ArrayMetadata, V2Members
-from zarr_gpu.metadata.dtypes import parse_v2
+from zarr_gpu.metadata.dtypes import DataType, parse_v2
 from zarr_gpu.metadata.grid_parse import (
     check_chunk_nbytes,
     largest_chunk,
@@ -25,6 +25,7 @@ from zarr_gpu.metadata.grid_parse import (
 from zarr_gpu.metadata.grids import RegularGrid
 from zarr_gpu.metadata.keys import ChunkKeyEncoding
 from zarr_gpu.metadata.members import check_constant, parse_attributes
+from zarr_gpu.metadata.memo import Memo, key_of
 from zarr_gpu.metadata.problems import Loc, Problems, is_int, is_list, show
 
 MEMBERS = frozenset(
@@ -34,6 +35,18 @@ OBJECT_CODECS = frozenset(
     "vlen-utf8 vlen-bytes vlen-array json2 pickle categorize msgpack2".split()
 )
 """numcodecs that turn Python objects into bytes; they say what dtype ``|O`` means."""
+
+
+class _Encoding(NamedTuple):
+    """What a document says about its elements and chunks, their numbers apart."""
+
+    data_type: DataType | None
+    fill_value: Any
+    keys: ChunkKeyEncoding
+    v2: V2Members
+
+
+_encodings: Memo[_Encoding] = Memo()
 
 
 def parse_array_v2(
@@ -49,19 +62,9 @@ def parse_array_v2(
     member = problems.member(zarray, "shape")
     shape = None if member is ... else parse_shape(member, ("shape",), problems)
     grid = _grid(problems.member(zarray, "chunks"), shape, problems)
-    filters = _filters(zarray.get("filters"), problems)
-    compressor = _config(zarray.get("compressor"), ("compressor",), problems)
-    dtype = problems.member(zarray, "dtype")
-    codec = object_codec_id([*(filters or ()), compressor or {}])
-    data_type = None if dtype is ... else problems.attempt(("dtype",), parse_v2, dtype, codec)
-    fill_value = zarray.get("fill_value")
-    if fill_value is not None and data_type is not None:
-        loc = ("fill_value",)
-        fill_value = problems.attempt(loc, data_type.fill_from_json, fill_value, 2)
+    data_type, fill_value, keys, v2 = _encoding(zarray, problems)
     if grid is not None and data_type is not None:
         check_chunk_nbytes(largest_chunk(grid), data_type, ("chunks",), problems)
-    order = _choice(zarray, "order", "C", "F", problems)
-    separator = _choice(zarray, "dimension_separator", ".", "/", problems)
     attributes = parse_attributes(zattrs, problems)
     problems.raise_if_any(document)
     if shape is None or data_type is None or grid is None:
@@ -71,12 +74,43 @@ def parse_array_v2(
         shape=shape,
         data_type=data_type,
         chunk_grid=grid,
-        chunk_key_encoding=ChunkKeyEncoding(name="v2", separator=separator),
+        chunk_key_encoding=keys,
         fill_value=fill_value,
         attributes=attributes,
         extra={name: value for name, value in zarray.items() if name not in MEMBERS},
-        v2=V2Members(order=order, compressor=compressor, filters=filters, dtype=dtype),
+        v2=v2,
     )
+
+
+def _encoding(zarray: Mapping[str, Any], problems: Problems) -> _Encoding:
+    names = ("dtype", "filters", "compressor", "fill_value", "order", "dimension_separator")
+    key = key_of([zarray.get(name, ...) for name in names])
+    encoding = _encodings.get(key)
+    if encoding is not None:
+        return encoding
+    before = len(problems.found)
+    filters = _filters(zarray.get("filters"), problems)
+    compressor = _config(zarray.get("compressor"), ("compressor",), problems)
+    dtype = problems.member(zarray, "dtype")
+    codec = object_codec_id([*(filters or ()), compressor or {}])
+    data_type = None if dtype is ... else problems.attempt(("dtype",), parse_v2, dtype, codec)
+    fill_value = zarray.get("fill_value")
+    if fill_value is not None and data_type is not None:
+        loc = ("fill_value",)
+        fill_value = problems.attempt(loc, data_type.fill_from_json, fill_value, 2)
+    order = _choice(zarray, "order", "C", "F", problems)
+    separator = _choice(zarray, "dimension_separator", ".", "/", problems)
+    encoding = _Encoding(
+        data_type,
+        fill_value,
+        ChunkKeyEncoding(name="v2", separator=separator),
+        V2Members(order=order, compressor=compressor, filters=filters, dtype=dtype),
+    )
+    if len(problems.found) == before and data_type is not None:
+        # Fill values of structs and objects can be changed by who gets them.
+        if not data_type.fields and data_type.kind != "object":
+            _encodings.put(key, encoding)
+    return encoding
 
 
 def object_codec_id(members: Iterable[Mapping[str, JSON]]) -> str | None:

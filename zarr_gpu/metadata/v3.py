@@ -7,8 +7,8 @@ Knows no codec implementation: whether names are known and chains are well order
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from zarr_gpu._types import Shape
 from zarr_gpu.config import config
@@ -24,6 +24,7 @@ from zarr_gpu.metadata.grid_parse import (
 from zarr_gpu.metadata.grids import ChunkGrid
 from zarr_gpu.metadata.keys import ChunkKeyEncoding
 from zarr_gpu.metadata.members import check_constant, parse_attributes, parse_extra
+from zarr_gpu.metadata.memo import Memo, key_of
 from zarr_gpu.metadata.named import NamedConfig, parse_named
 from zarr_gpu.metadata.problems import Loc, Problems, is_list, show
 
@@ -31,6 +32,24 @@ MEMBERS = frozenset(
     "zarr_format node_type shape data_type chunk_grid chunk_key_encoding fill_value codecs "
     "attributes dimension_names storage_transformers".split()
 )
+
+
+class _Encoding(NamedTuple):
+    """What a document says about its elements and chunks, their numbers apart.
+
+    ``shards``: of each sharding level, where it is and the elements of an inner chunk (None: not
+    known, for a problem there); ``unit``: inner chunk shape of the outermost, or ().
+    """
+
+    data_type: DataType | None
+    codecs: tuple[NamedConfig, ...]
+    keys: ChunkKeyEncoding | None
+    fill_value: Any
+    shards: tuple[tuple[Loc, int | None], ...]
+    unit: Shape
+
+
+_encodings: Memo[_Encoding] = Memo()
 
 
 def parse_array_v3(doc: Mapping[str, Any], document: str) -> ArrayMetadata:
@@ -44,18 +63,14 @@ def parse_array_v3(doc: Mapping[str, Any], document: str) -> ArrayMetadata:
     check_constant(doc, "node_type", "array", problems)
     member = problems.member(doc, "shape")
     shape = None if member is ... else parse_shape(member, ("shape",), problems)
-    data_type = _data_type(problems.member(doc, "data_type"), problems)
-    codecs = _codecs(problems.member(doc, "codecs"), ("codecs",), problems)
+    data_type, codecs, keys, fill_value, shards, unit = _encoding(doc, problems)
     member = problems.member(doc, "chunk_grid")
-    unit = _inner_chunk_shape(codecs)
     grid = None if member is ... else parse_grid(member, shape, unit, problems)
-    keys = _chunk_key_encoding(problems.member(doc, "chunk_key_encoding"), problems)
-    fill_value = _fill_value(problems.member(doc, "fill_value"), data_type, problems)
     attributes = parse_attributes(doc.get("attributes"), problems)
     names = _dimension_names(doc.get("dimension_names"), shape, problems)
     _check_storage_transformers(doc.get("storage_transformers"), problems)
     extra = parse_extra(doc, MEMBERS, problems)
-    _check_chunks(grid, data_type, codecs, problems)
+    _check_chunks(grid, data_type, shards, problems)
     problems.raise_if_any(document)
     if shape is None or data_type is None or grid is None or keys is None:
         raise RuntimeError(f"{document}: a member is invalid, but no problem was recorded")
@@ -66,11 +81,34 @@ def parse_array_v3(doc: Mapping[str, Any], document: str) -> ArrayMetadata:
         chunk_grid=grid,
         chunk_key_encoding=keys,
         fill_value=fill_value,
-        codecs=tuple(codecs),
+        codecs=codecs,
         attributes=attributes,
         dimension_names=names,
         extra=extra,
     )
+
+
+def _encoding(doc: Mapping[str, Any], problems: Problems) -> _Encoding:
+    members = [doc.get(n, ...) for n in ("data_type", "codecs", "chunk_key_encoding", "fill_value")]
+    key = key_of(members)
+    encoding = _encodings.get(key)
+    if encoding is not None:
+        return encoding
+    before = len(problems.found)
+    data_type = _data_type(problems.member(doc, "data_type"), problems)
+    codecs = _codecs(problems.member(doc, "codecs"), ("codecs",), problems)
+    keys = _chunk_key_encoding(problems.member(doc, "chunk_key_encoding"), problems)
+    fill = problems.member(doc, "fill_value")
+    fill_value = _fill_value(fill, data_type, problems)
+    shards = tuple(_shards(codecs, problems))
+    unit = _inner_chunk_shape(codecs)
+    encoding = _Encoding(data_type, tuple(codecs), keys, fill_value, shards, unit)
+    # Null is warned of every time; fill values of structs can be changed by who gets them.
+    if len(problems.found) == before and not (
+        fill is None or data_type is None or data_type.fields
+    ):
+        _encodings.put(key, encoding)
+    return encoding
 
 
 def _data_type(value: Any, problems: Problems) -> DataType | None:
@@ -174,7 +212,7 @@ def _inner_chunk_shape(codecs: list[NamedConfig]) -> Shape:
 def _check_chunks(
     grid: ChunkGrid | None,
     data_type: DataType | None,
-    codecs: list[NamedConfig],
+    shards: tuple[tuple[Loc, int | None], ...],
     problems: Problems,
 ) -> None:
     """Bound what decoding allocates: whole chunks, or the inner chunks of shards.
@@ -182,43 +220,47 @@ def _check_chunks(
     Only numbers of elements are compared, which no array -> array codec in front changes.
     """
     smallest = None if grid is None else largest_chunk(grid)
-    loc: Loc = ("codecs",)
     where: Loc = ("chunk_grid",)
+    limit = config.current.limits.inner_chunks
+    for loc, inner in shards:
+        if smallest is not None and inner is not None and smallest // inner > limit:
+            count = show(smallest // inner)
+            problems.add(loc, f"{count} inner chunks a shard, limits.inner_chunks allows {limit}")
+        smallest, where = inner, loc
+    if smallest is not None and data_type is not None:
+        check_chunk_nbytes(smallest, data_type, where, problems)
+
+
+def _shards(codecs: list[NamedConfig], problems: Problems) -> Iterator[tuple[Loc, int | None]]:
+    """Where the inner chunk shape of each sharding level is, and its elements."""
+    loc: Loc = ("codecs",)
+    nesting = config.current.limits.shard_nesting
     level = 0
     sharding = _find_sharding(codecs)
     while sharding is not None:
         i, codec = sharding
         loc = (*loc, i, "configuration")
         level += 1
-        nesting = config.current.limits.shard_nesting
         if level > nesting:
             problems.add(loc, f"shards nested {level} deep, limits.shard_nesting allows {nesting}")
+            yield (*loc, "chunk_shape"), None
             return
-        smallest = _check_shard(codec, smallest, loc, problems)
-        where = (*loc, "chunk_shape")
+        yield (*loc, "chunk_shape"), _inner_elements(codec, loc, problems)
+        member = problems.member(codec.configuration, "codecs", loc)
         loc = (*loc, "codecs")
-        codecs = _codecs(problems.member(codec.configuration, "codecs", loc[:-1]), loc, problems)
+        codecs = _codecs(member, loc, problems)
         sharding = _find_sharding(codecs)
-    if smallest is not None and data_type is not None:
-        check_chunk_nbytes(smallest, data_type, where, problems)
 
 
 def _find_sharding(codecs: list[NamedConfig]) -> tuple[int, NamedConfig] | None:
     return next(((i, c) for i, c in enumerate(codecs) if c.name == "sharding_indexed"), None)
 
 
-def _check_shard(codec: NamedConfig, outer: int | None, loc: Loc, problems: Problems) -> int | None:
+def _inner_elements(codec: NamedConfig, loc: Loc, problems: Problems) -> int | None:
     """Elements of an inner chunk, None after problems."""
     if "index_codecs" in codec.configuration:
         _codecs(codec.configuration["index_codecs"], (*loc, "index_codecs"), problems)
     member = problems.member(codec.configuration, "chunk_shape", loc)
     loc = (*loc, "chunk_shape")
     shape = None if member is ... else parse_chunk_shape(member, loc, problems)
-    if shape is None:
-        return None
-    inner = math.prod(shape)
-    limit = config.current.limits.inner_chunks
-    if outer is not None and outer // inner > limit:
-        message = f"{show(outer // inner)} inner chunks a shard, limits.inner_chunks allows {limit}"
-        problems.add(loc, message)
-    return inner
+    return None if shape is None else math.prod(shape)
