@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from zarr_gpu._types import JSON, Shape
 from zarr_gpu.config import config
 from zarr_gpu.metadata.array import ArrayMetadata, V2Members
@@ -106,10 +108,9 @@ def _encoding(zarray: Mapping[str, Any], problems: Problems) -> _Encoding:
         ChunkKeyEncoding(name="v2", separator=separator),
         V2Members(order=order, compressor=compressor, filters=filters, dtype=dtype),
     )
-    if len(problems.found) == before and data_type is not None:
-        # Fill values of structs and objects can be changed by who gets them.
-        if not data_type.fields and data_type.kind != "object":
-            _encodings.put(key, encoding)
+    valid = data_type is not None and len(problems.found) == before
+    if valid and not isinstance(fill_value, (np.void, list, dict)):  # these can be changed
+        _encodings.put(key, encoding)
     return encoding
 
 

@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from zarr_gpu._types import Shape
 from zarr_gpu.config import config
 from zarr_gpu.metadata.array import ArrayMetadata
@@ -103,10 +105,9 @@ def _encoding(doc: Mapping[str, Any], problems: Problems) -> _Encoding:
     shards = tuple(_shards(codecs, problems))
     unit = _inner_chunk_shape(codecs)
     encoding = _Encoding(data_type, tuple(codecs), keys, fill_value, shards, unit)
-    # Null is warned of every time; fill values of structs can be changed by who gets them.
-    if len(problems.found) == before and not (
-        fill is None or data_type is None or data_type.fields
-    ):
+    valid = data_type is not None and len(problems.found) == before
+    # Null is warned of every time; scalars of structs can be changed.
+    if valid and fill is not None and not isinstance(fill_value, np.void):
         _encodings.put(key, encoding)
     return encoding
 
