@@ -14,7 +14,6 @@ b'{"shape": [1, 2]}'
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +30,9 @@ MAX_DIGITS = 20
 _PIECE = 1 << 18
 """Brackets looked at in one step, as each takes more than a dozen bytes then."""
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_MORE_DIGITS = re.compile(rb"[0-9]{%d}" % (MAX_DIGITS + 1))
+_ZEROS = bytes(ord("0") if byte in b"0123456789" else 0 for byte in range(256))
+"""Makes all digits the same one, and everything else none."""
+_MORE_DIGITS = b"0" * (MAX_DIGITS + 1)
 
 
 def load(data: Bytes, document: str) -> dict[str, JSON]:
@@ -60,7 +61,7 @@ def load(data: Bytes, document: str) -> dict[str, JSON]:
         raise _error(document, f"not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise _error(document, f"expected an object, found {show(value)}")
-    if _MORE_DIGITS.search(raw):
+    if _MORE_DIGITS in raw.translate(_ZEROS):
         _check_integers(value, document)
     return value
 

@@ -11,14 +11,13 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 from zarr_gpu._types import JSON
-from zarr_gpu.metadata.problems import Problems, is_int, show
+from zarr_gpu.metadata.problems import Problems, show
 
 
 def check_constant(doc: Mapping[str, Any], name: str, expected: str | int, p: Problems) -> None:
     """A problem unless ``doc[name]`` is ``expected``."""
     value = p.member(doc, name)
-    same_kind = isinstance(value, str) or is_int(value)
-    if value is not ... and not (same_kind and value == expected):
+    if value is not ... and not (type(value) is type(expected) and value == expected):
         p.add((name,), f"expected {expected!r}, found {show(value)}")
 
 
@@ -40,6 +39,8 @@ def parse_extra(
     Source: Zarr v3 core, "Extension definition": everything else must not be opened.
     """
     extra: dict[str, JSON] = {}
+    if doc.keys() <= known:
+        return extra
     for name, value in doc.items():
         if name in known:
             continue
