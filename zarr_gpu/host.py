@@ -18,13 +18,13 @@ from zarr_gpu import workers
 from zarr_gpu._types import NDArray, Shape
 from zarr_gpu.config import ArrayConfig, config
 from zarr_gpu.host_blocks import BlockJob
-from zarr_gpu.host_write import WriteJob
+from zarr_gpu.host_write_blocks import write
 from zarr_gpu.layout import ArrayLayout, leaf_nbytes
 from zarr_gpu.plan import Placement, Plan
 from zarr_gpu.stores.base import Store
 
-TASK_NBYTES = 1 << 20
-"""Decoded bytes per task: enough to make the 13 us of a pool task disappear."""
+TASK_NBYTES = 4 << 20
+"""Decoded bytes per task: enough to make what a task costs (some 100 us) disappear."""
 SERIAL_NBYTES = 256 << 10
 """Requests below this, against a local store, are done by the calling thread alone."""
 
@@ -83,13 +83,7 @@ class HostBackend:
         """Store ``value``; see :class:`~zarr_gpu.backend.Backend`."""
         if len(plan) == 0:
             return
-        job = WriteJob(layout, plan, store, plan.selection.work_view(value), settings)
-        threads = _threads(layout, plan, store)
-        objects = len(job.placement)
-        # Encoded objects wait for their task to end, so that durable stores flush them together.
-        room = config.current.memory_window_bytes // (threads * leaf_nbytes(layout))
-        step = 1 if layout.sharded else max(1, min(64, objects // (4 * threads), room))
-        workers.run(job.write_objects, _Runs(objects, step), threads)
+        write(layout, plan, store, plan.selection.work_view(value), settings)
 
 
 class _Runs(Iterator[range]):

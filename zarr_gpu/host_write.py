@@ -1,26 +1,38 @@
-"""Writing on the host: chunks and shards are merged, encoded and stored by worker threads."""
+"""Writing on the host, row by row: chunks and shards are merged, encoded and stored."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from zarr_gpu import workers
 from zarr_gpu._types import Bools, Bytes, Int64, NDArray
+from zarr_gpu.assembler import Assembler
 from zarr_gpu.chunk_errors import ChunkErrors
 from zarr_gpu.codecs.chain import BoundChain
-from zarr_gpu.codecs.sharding import MISSING, ShardLayout
-from zarr_gpu.config import ArrayConfig
+from zarr_gpu.codecs.sharding import ShardLayout
+from zarr_gpu.config import ArrayConfig, config
 from zarr_gpu.errors import CodecError, LimitError
-from zarr_gpu.layout import ArrayLayout
-from zarr_gpu.assembler import Assembler
-from zarr_gpu.plan import Plan
+from zarr_gpu.layout import ArrayLayout, leaf_nbytes
+from zarr_gpu.plan import Placement, Plan
 from zarr_gpu.stores.base import Store
+
+TASK_NBYTES = 1 << 20
+"""Decoded bytes per task: enough to make the 13 us of a pool task disappear."""
+SERIAL_NBYTES = 256 << 10
+"""Chunks of fewer bytes, for a local store, are written by the calling thread alone."""
+MANY = 64
+"""Objects per call of a store to which calls take their time."""
+
+Done: TypeAlias = list[tuple[str, Bytes]]
+"""Keys and bytes to be stored."""
 
 
 class WriteJob:
-    """One write: shared, read-only state of its tasks."""
+    """One write, row by row: shared, read-only state of its tasks."""
 
     def __init__(
         self, layout: ArrayLayout, plan: Plan, store: Store, value: NDArray, settings: ArrayConfig
@@ -30,11 +42,45 @@ class WriteJob:
         self.store = store
         self.value = value
         self.settings = settings
-        self.assembler = Assembler(plan)
         self.errors = ChunkErrors(layout)
-        self.segment = plan.segment
-        self.complete = plan.complete(self.segment)
-        self.placement = layout.place(plan, self.segment)
+        self.drops_empty = (
+            not settings.write_empty_chunks and layout.metadata.fill_value is not None
+        )
+
+    @cached_property
+    def assembler(self) -> Assembler:
+        return Assembler(self.plan)
+
+    @cached_property
+    def segment(self) -> Int64:
+        return self.plan.segment
+
+    @cached_property
+    def complete(self) -> Bools:
+        """Which rows cover their chunk, so that nothing stored has to be read."""
+        return self.plan.complete(self.segment)
+
+    @cached_property
+    def placement(self) -> Placement:
+        return self.layout.place(self.plan, self.segment)
+
+    @cached_property
+    def threads(self) -> int:
+        """The number of threads worth using."""
+        n = len(self.plan)
+        if not self.store.local:
+            return min(config.current.io_threads, n)
+        small = leaf_nbytes(self.layout) * n < SERIAL_NBYTES
+        return 1 if small else min(workers.thread_count(), n)
+
+    @cached_property
+    def batch(self) -> int:
+        """Chunks that wait for each other to be stored, and so hold memory."""
+        nbytes = leaf_nbytes(self.layout)
+        if self.store.local and not self.store.flushes:
+            return max(1, TASK_NBYTES // nbytes)
+        room = config.current.memory_window_bytes // (2 * self.threads * nbytes)
+        return max(1, min(MANY, room))
 
     def whole_objects(self) -> Bools:
         """Which objects are written completely, so that nothing stored has to be read."""
@@ -46,39 +92,54 @@ class WriteJob:
             whole &= np.diff(first) == inside
         return whole
 
+    def run(self) -> None:
+        objects, threads = len(self.placement), self.threads
+        step = 1 if self.layout.sharded else max(1, min(self.batch, objects // (4 * threads)))
+        self.complete  # noqa: B018 - made before the threads start
+        workers.run(self.write_objects, spans(objects, step), threads)
+
     def write_objects(self, numbers: range) -> None:
         coords = self.placement.objects[numbers.start : numbers.stop]
         keys = self.layout.keys(coords)
-        done: list[tuple[str, Bytes]] = []
+        done: Done = []
         for number, key, where in zip(numbers, keys, coords.tolist(), strict=True):
             rows = self.placement.rows[slice(*self.placement.first[number : number + 2].tolist())]
             if self.complete[rows].all() and (
                 not self.layout.sharded or len(rows) == self.layout.leaves_inside(where)
             ):
                 self.finish(key, where, self._encode_object(rows, where, key, None), done)
-            elif self.settings.concurrent_writes == "locked":
-                with self.store.lock(key):
-                    self._merge_object(rows, where, key)
             else:
-                self._merge_object(rows, where, key)
+                self._merged(key, self._merge_object, rows, where, key)
         if done:
             self.store.set_many(done)
+
+    def _merged(self, key: str, merge: Callable[..., None], *arguments: Any) -> None:
+        """Call what reads, changes and writes the object ``key``."""
+        if self.settings.concurrent_writes == "locked":
+            with self.store.lock(key):
+                merge(*arguments)
+        else:
+            merge(*arguments)
 
     def _merge_object(self, rows: Int64, where: Sequence[int], key: str) -> None:
         levels = self.layout.levels_at(where)
         limit = levels.layouts[0].max_nbytes if levels.layouts else levels.leaf.stored.limit
+        old = self._get(key, limit)
+        self._finish_one(key, where, self._encode_object(rows, where, key, old))
+
+    def _get(self, key: str, limit: int) -> Bytes | None:
         try:
-            old = self.store.get(key, limit=limit)
+            return self.store.get(key, limit=limit)
         except LimitError as error:
             raise self.errors.decoding(error, key) from error
-        done: list[tuple[str, Bytes]] = []
-        self.finish(key, where, self._encode_object(rows, where, key, old), done)
+
+    def _finish_one(self, key: str, where: Sequence[int], data: Bytes | None) -> None:
+        done: Done = []
+        self.finish(key, where, data, done)
         if done:
             self.store.set_many(done)
 
-    def finish(
-        self, key: str, where: Sequence[int], data: Bytes | None, done: list[tuple[str, Bytes]]
-    ) -> None:
+    def finish(self, key: str, where: Sequence[int], data: Bytes | None, done: Done) -> None:
         """Queue the object, or delete it when nothing but fill values is left."""
         if data is not None:
             done.append((key, data))
@@ -118,13 +179,7 @@ class WriteJob:
         old: Bytes | None,
     ) -> Bytes | None:
         layout = layouts[0]
-        blobs: list[Bytes | None] = [None] * layout.count
-        if old is not None:
-            view = memoryview(old)
-            index = layout.read_index(len(old), lambda at, n: view[at : at + n])
-            for slot in np.flatnonzero(index[:, 0] != MISSING).tolist():
-                at, n = index[slot].tolist()
-                blobs[slot] = view[at : at + n]
+        blobs = layout.unpack(old)
 
         def encode(slot_rows: tuple[int, Int64]) -> None:
             slot, members = slot_rows
@@ -157,11 +212,7 @@ class WriteJob:
                 chunk = np.array(chain.decode(old), dtype=spec.dtype, order="C")
             fields = self.plan.fields
             self.assembler.put(chunk if fields is None else chunk[fields], segment, value)
-        if (
-            not self.settings.write_empty_chunks
-            and self.layout.metadata.fill_value is not None
-            and spec.data_type.equals_fill(chunk, spec.fill_value)
-        ):
+        if self.drops_empty and spec.data_type.equals_fill(chunk, spec.fill_value):
             return None
         try:
             return chain.encode(chunk)
@@ -175,6 +226,11 @@ class WriteJob:
             not start and step == 1 and extent == n
             for (start, extent, step), n in zip(box, shape, strict=True)
         )
+
+
+def spans(n: int, step: int) -> Iterator[range]:
+    """``range(n)`` in runs of ``step``."""
+    return (range(at, min(n, at + step)) for at in range(0, n, step))
 
 
 def _group(slots: Int64) -> list[tuple[int, Int64]]:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
-from zarr_gpu._types import JSON, Bytes, NDArray, Shape, UInt64
+from zarr_gpu._types import JSON, Bytes, Int64, NDArray, Shape, UInt64
 from zarr_gpu.codecs.base import ArrayBytesCodec, ChunkSpec, Codec, Size
 from zarr_gpu.codecs.chain import BoundChain, CodecChain
 from zarr_gpu.config import config
@@ -169,7 +169,7 @@ class ShardLayout:
         present = index[:, 0] != MISSING
         limit = self.inner.stored.limit
         offset, nbytes = index[:, 0], index[:, 1]
-        first = self.index_nbytes if self.location == "start" else 0
+        first = self.body_offset
         end = size if first else size - self.index_nbytes
         # subtraction instead of offset + nbytes, which can wrap around 2**64
         bad = present & ((offset < first) | (offset > end))
@@ -191,21 +191,59 @@ class ShardLayout:
                 f"{nbytes[slot]} bytes",
             )
 
+    def unpack(self, data: Bytes | None) -> list[Bytes | None]:
+        """The encoded inner chunks of a shard in C order, None for a missing one or shard.
+
+        Raises CodecError.
+        """
+        blobs: list[Bytes | None] = [None] * self.count
+        if data is None:
+            return blobs
+        view = memoryview(data)
+        index = self.read_index(len(view), lambda start, n: view[start : start + n])
+        for slot in np.flatnonzero(index[:, 0] != MISSING).tolist():
+            start, n = index[slot].tolist()
+            blobs[slot] = view[start : start + n]
+        return blobs
+
     def pack(self, blobs: Sequence[Bytes | None]) -> Bytes:
         """A shard of encoded inner chunks in C order; None is a missing one."""
-        index = np.full((self.count, 2), MISSING, np.uint64)
-        offset = self.index_nbytes if self.location == "start" else 0
-        for slot, blob in enumerate(blobs):
-            if blob is not None:
-                index[slot] = offset, len(blob)
-                offset += len(blob)
-        stored = self.index_chain.encode(index.reshape(*self.per_shard, 2))
+        return b"".join(self.parts(blobs))
+
+    def parts(self, blobs: Sequence[Bytes | None]) -> list[Bytes]:
+        """What follows each other in such a shard."""
+        slots = [slot for slot, blob in enumerate(blobs) if blob is not None]
         parts = [blob for blob in blobs if blob is not None]
-        return b"".join([stored, *parts] if self.location == "start" else [*parts, stored])
+        index = self.empty_index()
+        sizes = np.array([len(part) for part in parts], np.int64)
+        place_parts(index, slots, sizes, self.body_offset)
+        stored = self.encode_index(index)
+        return [stored, *parts] if self.location == "start" else [*parts, stored]
+
+    @property
+    def body_offset(self) -> int:
+        """Where inner chunks may begin."""
+        return self.index_nbytes if self.location == "start" else 0
+
+    def empty_index(self) -> Index:
+        """All inner chunks missing."""
+        return np.full((self.count, 2), MISSING, np.uint64)
+
+    def encode_index(self, index: Index) -> Bytes:
+        """As it is stored."""
+        return self.index_chain.encode(index.reshape(*self.per_shard, 2))
 
     @staticmethod
     def _error(message: str, expected: str, found: str) -> CodecError:
         return CodecError(message, codec="sharding_indexed", expected=expected, found=found)
+
+
+def place_parts(index: Index, slots: Sequence[int] | Int64, sizes: Int64, offset: int) -> int:
+    """Enter inner chunks that lie one after the other from ``offset`` on; returns their end."""
+    ends = offset + np.cumsum(sizes)
+    index[slots, 0] = ends - sizes
+    index[slots, 1] = sizes
+    return int(ends[-1]) if len(ends) else offset
 
 
 def _make_layout(codec: ShardingCodec, spec: ChunkSpec) -> ShardLayout:

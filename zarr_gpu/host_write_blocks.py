@@ -1,0 +1,407 @@
+"""Writing on the host, block by block: whole chunks are encoded together.
+
+The whole chunks of a block are brought together in memory that lies in the cache, or used where
+they are, compressed and stored from there. The other rows of a block are written one by one, and
+so is everything that is no box of elements (``host_write``).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from zarr_gpu import blocks, workers
+from zarr_gpu._types import Bytes, Int64, NDArray
+from zarr_gpu.blocks import Blocks, Ranges
+from zarr_gpu.codecs.chain import BoundChain, RawLayout
+from zarr_gpu.codecs.sharding import place_parts
+from zarr_gpu.config import ArrayConfig, config
+from zarr_gpu.errors import CodecError, LimitError
+from zarr_gpu.host_write import TASK_NBYTES, Done, WriteJob, spans
+from zarr_gpu.layout import ArrayLayout
+from zarr_gpu.plan import Plan
+from zarr_gpu.stores.base import Store
+
+BLOCK_NBYTES = 256 << 10
+"""Decoded bytes of a block: copying is twice as fast into an L2 cache as beyond."""
+
+
+def write(
+    layout: ArrayLayout, plan: Plan, store: Store, value: NDArray, settings: ArrayConfig
+) -> None:
+    """Store ``value``, the work view of what the plan writes. Raises ChunkError, StoreError."""
+    job = BlockWriteJob(layout, plan, store, value, settings)
+    if not job.usable():
+        WriteJob(layout, plan, store, value, settings).run()
+    elif layout.sharded:
+        job.run_shards()
+    else:
+        job.run()
+
+
+class BlockWriteJob(WriteJob):
+    """A write of ranges to a regular grid; at most one level of shards."""
+
+    def usable(self) -> bool:
+        """False when chunks could not be brought together in memory as they are stored."""
+        chain = self.layout.levels.leaf
+        return (
+            self.layout.uniform
+            and len(self.layout.levels.layouts) <= 1
+            and chain.memory is not None
+            and chain.memory.nbytes > 0
+            and self.plan.ranges
+            and self.plan.fields is None
+        )
+
+    @cached_property
+    def chain(self) -> BoundChain:
+        return self.layout.levels.leaf
+
+    @cached_property
+    def memory(self) -> RawLayout:
+        memory = self.chain.memory
+        assert memory is not None  # noqa: S101 - see usable
+        return memory
+
+    @cached_property
+    def most(self) -> int:
+        """Rows of a block."""
+        return max(1, min(self.batch, BLOCK_NBYTES // self.memory.nbytes))
+
+    @cached_property
+    def whole(self) -> Ranges:
+        return blocks.whole_ranges(self.plan)
+
+    @cached_property
+    def covered(self) -> list[list[bool]]:
+        """Which segments of each axis cover their chunk as far as the array reaches."""
+        columns = []
+        for axis, grid in zip(self.plan.axes, self.plan.grids, strict=True):
+            chunk = axis.chunk[:, 0]
+            inside = np.minimum(grid.extent(chunk), grid.length - grid.start(chunk))
+            columns.append((axis.extent == inside).tolist())
+        return columns
+
+    @cached_property
+    def chunks(self) -> list[Int64]:
+        """Chunk numbers of the segments of each axis."""
+        return [axis.chunk[:, 0] for axis in self.plan.axes]
+
+    @cached_property
+    def in_place(self) -> bool:
+        """True when values have the type and order in which they are stored."""
+        memory = self.memory
+        return self.value.dtype == memory.dtype and memory.c_order(self.chain.spec.shape)
+
+    @cached_property
+    def pattern(self) -> bytes:
+        """A fill value as it is stored, before compression."""
+        return self.layout.fill_array.astype(self.memory.dtype).tobytes()
+
+    @cached_property
+    def arena(self) -> _Arena:
+        return _Arena(max(self.batch, self.most) * self.memory.nbytes)
+
+    # -- objects that are one chunk ---------------------------------------------------------------
+
+    @cached_property
+    def grid(self) -> Blocks:
+        return Blocks(tuple(len(axis) for axis in self.plan.axes), self.most)
+
+    def run(self) -> None:
+        rows = min(self.batch, len(self.plan) // (4 * self.threads))
+        step = max(1, rows // self.most)
+        workers.run(self.write_blocks, spans(len(self.grid), step), self.threads)
+
+    def write_blocks(self, numbers: range) -> None:
+        self.arena.clear()
+        done: Done = []
+        for number in numbers:
+            whole, rest = blocks.split(self.grid[number], self.whole)
+            if whole is not None:
+                self._write_whole(whole, done)
+            for row in rest:
+                self._write_row(row, done)
+        if done:
+            self.store.set_many(done)
+
+    def _write_whole(self, ranges: Ranges, done: Done) -> None:
+        coords = blocks.cross(ranges, self.chunks)
+        keys = self.layout.keys(coords)
+        for i, blob in enumerate(self._encode_whole(ranges, keys)):
+            if blob is not None:
+                done.append((keys[i], blob))
+            else:
+                self.finish(keys[i], coords[i].tolist(), None, done)
+
+    def _write_row(self, row: Sequence[int], done: Done) -> None:
+        where = [int(column[s]) for column, s in zip(self.chunks, row, strict=True)]
+        key = self.layout.key(where)
+        if self._covers(row):
+            self.finish(key, where, self._encode_row(row, key, None), done)
+        else:
+            self._merged(key, self._merge_row, row, where, key)
+
+    def _merge_row(self, row: Sequence[int], where: Sequence[int], key: str) -> None:
+        self._finish_one(key, where, self._encode_row(row, key, self._read_old))
+
+    def _read_old(self, key: str, out: memoryview) -> bool:
+        """Decode a stored chunk into ``out``; False when there is none."""
+        if self.chain.raw is not None:
+            try:
+                n = next(iter(self.store.fill([key], [out])))
+            except LimitError as error:
+                raise self.errors.decoding(error, key) from error
+            if n < 0 or n == len(out):
+                return n >= 0
+        data = self._get(key, self.chain.stored.limit)
+        return data is not None and self._decode(data, out, key)
+
+    def _decode(self, data: Bytes, out: memoryview, key: str) -> bool:
+        try:
+            self.chain.decode_into(data, out)
+        except CodecError as error:
+            raise self.errors.decoding(error, key) from error
+        return True
+
+    # -- encoding ---------------------------------------------------------------------------------
+
+    def _covers(self, row: Sequence[int]) -> bool:
+        return all(column[s] for column, s in zip(self.covered, row, strict=True))
+
+    def _encode_whole(self, ranges: Ranges, keys: Sequence[str]) -> list[Bytes | None]:
+        """The chunks of a block, None for those that are not stored; ``keys`` are for errors."""
+        data = self._gather(ranges)
+        nbytes = self.memory.nbytes
+        pieces: list[Bytes | None] = [data[i : i + nbytes] for i in range(0, len(data), nbytes)]
+        for i in self._empty(data):
+            pieces[i] = None
+        if not self.chain.chain.bytes_bytes:
+            return pieces
+        one = keys[0] if len(keys) != len(pieces) else ""
+        return [
+            None if piece is None else self._compress(piece, one or keys[i])
+            for i, piece in enumerate(pieces)
+        ]
+
+    def _gather(self, ranges: Ranges) -> memoryview:
+        """The chunks of a block one after the other, as they are before they are compressed."""
+        memory, shape = self.memory, self.chain.spec.shape
+        place = blocks.place_of(self.value, self.plan.axes, ranges, shape)
+        if self.in_place and place.flags.c_contiguous:
+            return place.reshape(-1).view(np.uint8).data
+        numbers = place.shape[: len(shape)]
+        strides = [memory.nbytes] * len(numbers)
+        for d in range(len(numbers) - 2, -1, -1):
+            strides[d] = strides[d + 1] * numbers[d + 1]
+        out = self.arena.take(place.size * memory.dtype.itemsize)
+        chunks: NDArray = np.ndarray(place.shape, memory.dtype, out, 0, (*strides, *memory.strides))
+        chunks[...] = place
+        return out
+
+    def _empty(self, data: memoryview) -> Collection[int]:
+        """Numbers of the chunks in ``data`` that hold nothing but fill values."""
+        if not self.drops_empty:
+            return ()
+        pattern, n = self.pattern, self.memory.nbytes
+        size = len(pattern)
+        if len(data) == n:
+            candidates = [0] if data[:size] == pattern else []
+        else:
+            first = np.frombuffer(data, np.uint8).reshape(-1, n)[:, :size].tobytes()
+            if pattern not in first:  # the usual case: real data
+                return ()
+            starts = range(0, len(first), size)
+            candidates = [i for i, at in enumerate(starts) if first[at : at + size] == pattern]
+        return [i for i in candidates if self._is_empty(data[i * n : (i + 1) * n])]
+
+    def _is_empty(self, piece: memoryview) -> bool:
+        elements = np.frombuffer(piece, self.memory.dtype)
+        return self.layout.data_type.equals_fill(elements, self.layout.fill_value)
+
+    def _compress(self, data: Bytes, key: str) -> Bytes:
+        try:
+            for codec in self.chain.chain.bytes_bytes:
+                data = codec.encode(data)
+        except (CodecError, TypeError, ValueError, OverflowError) as error:
+            raise self.errors.encoding(error, key) from error
+        return data
+
+    def _encode_row(
+        self, row: Sequence[int], key: str, read: Callable[[str, memoryview], bool] | None
+    ) -> Bytes | None:
+        """A chunk that is written in part, over what ``read`` finds or over fill values."""
+        memory = self.memory
+        piece = self.arena.take(memory.nbytes)
+        chunk: NDArray = np.ndarray(self.chain.spec.shape, memory.dtype, piece, 0, memory.strides)
+        if read is None or not read(key, piece):
+            chunk[...] = self.layout.fill_array
+        axes = self.plan.axes
+        inside: tuple[Any, ...] = tuple(a.in_chunk(s) for a, s in zip(axes, row, strict=True))
+        place: tuple[Any, ...] = tuple(a.out_index(s) for a, s in zip(axes, row, strict=True))
+        chunk[inside] = self.value[place]
+        return None if self._empty(piece) else self._compress(piece, key)
+
+    # -- shards -----------------------------------------------------------------------------------
+
+    def run_shards(self) -> None:
+        """One shard per thread; the last few are each encoded by several."""
+        per_shard = self.layout.levels.layouts[0].per_shard
+        columns = [c // n for c, n in zip(self.chunks, per_shard, strict=True)]
+        total = 1
+        for column in columns:
+            total *= len(blocks.by_object(column))
+        shards = (
+            ([int(c[r.start]) for c, r in zip(columns, ranges, strict=True)], ranges)
+            for ranges in blocks.objects(columns)
+        )
+        cores = workers.thread_count() if self.threads > 1 else 1
+        room = config.current.memory_window_bytes // self.layout.levels.layouts[0].max_nbytes
+        threads = min(self.threads, max(cores, room))
+        left = total % threads
+        if total > left:
+            workers.run(lambda s: self.write_shard(*s, 1), islice(shards, total - left), threads)
+        workers.run(lambda s: self.write_shard(*s, -(-cores // left)), shards, left)
+
+    def write_shard(self, where: Sequence[int], ranges: Ranges, threads: int) -> None:
+        key = self.layout.key(where)
+        inner = Blocks(tuple(len(r) for r in ranges), self.most, tuple(r.start for r in ranges))
+        count = 1
+        for r, column in zip(ranges, self.covered, strict=True):
+            count *= len(r) if all(column[r.start : r.stop]) else 0
+        if count == self.layout.leaves_inside(where):
+            if not self.store.set_parts(key, lambda: self._shard_parts(inner, key, threads)):
+                self._finish_one(key, where, None)
+        else:
+            self._merged(key, self._merge_shard, where, inner, key, threads)
+
+    def _shard_parts(self, inner: Blocks, key: str, threads: int) -> Iterator[Bytes]:
+        """A shard of nothing but new chunks; nothing when none has to be stored."""
+        layout = self.layout.levels.layouts[0]
+        index = layout.empty_index()
+        end = layout.body_offset
+        kept: list[Bytes] = []
+        for slots, data, sizes in self._encoded(inner, key, threads):
+            if len(data):
+                end = place_parts(index, slots, sizes, end)
+                if layout.location == "end":
+                    yield data
+                else:
+                    kept.append(bytes(data))
+        if end > layout.body_offset:
+            yield layout.encode_index(index)
+            yield from kept
+
+    def _encoded(
+        self, inner: Blocks, key: str, threads: int
+    ) -> Iterator[tuple[Int64, Bytes, Int64]]:
+        """Block by block: slots, the chunks in them joined, and their sizes."""
+        if threads == 1 or not self.chain.chain.bytes_bytes:
+            for number in range(len(inner)):
+                yield self._encode_block(inner[number], key)
+            return
+        found: list[Any] = [None] * len(inner)
+
+        def encode(number: int) -> None:
+            found[number] = self._encode_block(inner[number], key)
+
+        workers.run(encode, range(len(inner)), min(threads, len(inner)))
+        yield from found
+
+    def _encode_block(self, block: Ranges, key: str) -> tuple[Int64, Bytes, Int64]:
+        self.arena.clear()
+        if self.chain.raw is not None and blocks.split(block, self.whole)[0] == block:
+            data = self._gather(block)
+            if not self._empty(data):
+                slots = self._slots(block)
+                return slots, data, np.full(len(slots), self.memory.nbytes, np.int64)
+            self.arena.clear()
+        slots, blobs = self._encode_inner(block, key, None)
+        present = [i for i, blob in enumerate(blobs) if blob is not None]
+        parts = [blob for blob in blobs if blob is not None]
+        return slots[present], b"".join(parts), np.array([len(p) for p in parts], np.int64)
+
+    def _encode_inner(
+        self, block: Ranges, key: str, old: Sequence[Bytes | None] | None
+    ) -> tuple[Int64, list[Bytes | None]]:
+        """Slots and encodings of the chunks of a block; ``old`` has what was in the slots."""
+        whole, rest = blocks.split(block, self.whole)
+        slots = [] if whole is None else [self._slots(whole)]
+        blobs = [] if whole is None else self._encode_whole(whole, [key])
+        for row in rest:
+            slot = self._slots(tuple(range(s, s + 1) for s in row))
+            found = None if old is None or self._covers(row) else old[int(slot[0])]
+            read = None if found is None else lambda k, out, d=found: self._decode(d, out, k)
+            slots.append(slot)
+            blobs.append(self._encode_row(row, key, read))
+        return np.concatenate(slots), blobs
+
+    def _slots(self, block: Ranges) -> Int64:
+        slots = np.zeros(tuple(len(r) for r in block), np.int64)
+        per_shard = self.layout.levels.layouts[0].per_shard
+        for d, (r, column, parts) in enumerate(zip(block, self.chunks, per_shard, strict=True)):
+            inside = column[r.start : r.stop] % parts
+            slots = slots * parts + inside.reshape(-1, *(1,) * (len(block) - d - 1))
+        return slots.reshape(-1)
+
+    def _merge_shard(self, where: Sequence[int], inner: Blocks, key: str, threads: int) -> None:
+        layout = self.layout.levels.layouts[0]
+        old = self._get(key, layout.max_nbytes)
+        try:
+            blobs = layout.unpack(old)
+        except CodecError as error:
+            raise self.errors.decoding(error, key) from error
+
+        def encode(number: int) -> None:
+            self.arena.clear()
+            slots, new = self._encode_inner(inner[number], key, blobs)
+            for slot, blob in zip(slots.tolist(), new, strict=True):
+                blobs[slot] = None if blob is None else bytes(blob)
+
+        workers.run(encode, range(len(inner)), min(threads, len(inner)))
+        if all(blob is None for blob in blobs):
+            self._finish_one(key, where, None)
+        else:
+            parts = layout.parts(blobs)
+            self.store.set_parts(key, lambda: _joined(parts))
+
+
+class _Arena(threading.local):
+    """Memory that each thread has for itself, given out piece by piece until it is cleared."""
+
+    def __init__(self, nbytes: int) -> None:
+        self._memory = np.empty(nbytes, np.uint8).data
+        self._used = 0
+
+    def clear(self) -> None:
+        self._used = 0
+
+    def take(self, nbytes: int) -> memoryview:
+        """``nbytes`` bytes with anything in them."""
+        start = self._used
+        if start + nbytes > len(self._memory):
+            # What was given out before lives on in what points to it.
+            self._memory = np.empty(max(nbytes, len(self._memory)), np.uint8).data
+            start = 0
+        self._used = start + nbytes
+        return self._memory[start : start + nbytes]
+
+
+def _joined(parts: Iterable[Bytes]) -> Iterator[Bytes]:
+    """The same bytes in parts that are worth a system call each."""
+    small: list[Bytes] = []
+    nbytes = 0
+    for part in parts:
+        small.append(part)
+        nbytes += len(part)
+        if nbytes >= TASK_NBYTES:
+            yield part if len(small) == 1 else b"".join(small)
+            small, nbytes = [], 0
+    if small:
+        yield b"".join(small)
