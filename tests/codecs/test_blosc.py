@@ -274,6 +274,7 @@ def test_many_blocks_are_checked_at_once_with_the_same_verdict():
     data = FIELD * 10  # 98 blocks, the last one shorter
     encoded = many_blocks(data)
     assert parse_container(encoded).blocks > module._MANY
+    assert module._all_inside(encoded, parse_container(encoded))
     assert bytes(BloscCodec().decode(encoded, Size(len(data)))) == data
     last = parse_container(encoded).streams[-1][0] - 4
     damaged = [bytes(patched(("<i", at, n), data=bytearray(encoded))) for at, n in [

@@ -62,6 +62,15 @@ def test_several_members_are_one_chunk(library):
     assert GzipCodec().decode(data, Size(4)) == b"abcd"
 
 
+def test_only_zeros_and_members_may_follow_the_last_byte(library):
+    data = gzip.compress(b"abc")
+    for rest in (bytes(3), gzip.compress(b"")):
+        assert bytes(GzipCodec().decode(data + rest, Size(3))) == b"abc"
+    for rest in (b"x", gzip.compress(b"d"), data[:-1]):
+        with pytest.raises(CodecError):
+            GzipCodec().decode(data + rest, Size(3))
+
+
 @pytest.mark.parametrize("bit", [0x20, 0x40, 0x80])
 def test_reserved_flags_are_refused(library, bit):
     stream = bytearray(GzipCodec().encode(b"abc"))

@@ -33,7 +33,7 @@ MAX_INT = 2**31 - 1
 """Larger sizes must not reach a C function that takes an ``int``: ctypes cuts them off."""
 
 _MIN_LZ4 = 10900  # 1.9.0: a block may be decoded up to any byte
-_MIN_ZSTD = 10400  # 1.4.0, with which numcodecs' oldest supported wheels were surpassed long ago
+_MIN_ZSTD = 10400  # 1.4.0: what is used here is stable from then on, or made for bindings
 
 _SAMPLE = b"zarr" * 32  # libraries have to decode it before they are believed
 _ZSTD_SAMPLE = bytes.fromhex("28b52ffd20805d0000207a6172720100f9d41101")
