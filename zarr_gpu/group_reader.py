@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Self
 
@@ -21,7 +21,7 @@ from zarr_gpu.metadata.array import ArrayMetadata
 from zarr_gpu.metadata.group import GroupMetadata
 from zarr_gpu.metadata.paths import check_node_path
 from zarr_gpu.node import Node
-from zarr_gpu.nodes import Metadata, StorePath, child_names, join, read_child, read_node
+from zarr_gpu.nodes import Metadata, StorePath, child_names, join, read_children, read_node
 
 
 class GroupReader(Node):
@@ -43,10 +43,11 @@ class GroupReader(Node):
             get_backend(device)  # says at once, and not array by array, that it cannot be used
         self._device = device
         self._allow_pickle = allow_pickle
+        self._by_member: tuple[Any, dict[str, dict[str, Any]]] | None = None
         self._listed_by: tuple[Self, str] | None = None  # a group whose listing this one shares
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "attrs"}
+        return {k: v for k, v in self.__dict__.items() if k != "attrs"} | {"_by_member": None}
 
     # -- identity ---------------------------------------------------------------------------------
 
@@ -120,16 +121,28 @@ class GroupReader(Node):
         if isinstance(metadata, ArrayMetadata):
             return Array(where, metadata, **common)
         if self._metadata.consolidated is not None and metadata.consolidated is None:
-            inner = {
-                path.removeprefix(below + "/"): node
-                for path, node in self._metadata.consolidated.items()
-                if path.startswith(below + "/")
-            }
-            metadata = replace(metadata, consolidated=inner)
+            metadata = replace(metadata, consolidated=self._listed_below(below))
         group = type(self)(where, metadata, **common)
         if self._metadata.consolidated is not None:
             group._listed_by = (self, below)  # noqa: SLF001 - of the same class
         return group
+
+    def _listed_below(self, below: str) -> Mapping[str, Metadata | MetadataError]:
+        """What is listed below a member, sorted out once for all members."""
+        listed = self._metadata.consolidated or {}
+        name, _, rest = below.partition("/")
+        if self._by_member is None or self._by_member[0] is not listed:
+            by_member: dict[str, dict[str, Metadata | MetadataError]] = {}
+            for path, node in listed.items():
+                member, _, inside = path.partition("/")
+                if inside:
+                    by_member.setdefault(member, {})[inside] = node
+            self._by_member = listed, by_member
+        inner = self._by_member[1].get(name, {})
+        if not rest:
+            return inner
+        start = len(rest) + 1
+        return {path[start:]: node for path, node in inner.items() if path.startswith(rest + "/")}
 
     def _children(self) -> Iterator[tuple[str, Metadata | MetadataError]]:
         listed = self._metadata.consolidated
@@ -138,16 +151,8 @@ class GroupReader(Node):
                 if "/" not in path:
                     yield path, node
             return
-        for name in child_names(self.store, self.path):
-            try:
-                node_here = read_child(
-                    self.store, join(self.path, name), self._metadata.zarr_format
-                )
-            except MetadataError as error:
-                yield name, error
-                continue
-            if node_here is not None:
-                yield name, node_here
+        names = child_names(self.store, self.path)
+        yield from read_children(self.store, self.path, names, self._metadata.zarr_format)
 
     def members(
         self, max_depth: int | None = 0, *, use_consolidated_for_children: bool = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -212,12 +213,17 @@ def _tree_lines(
 ) -> None:
     if level is not None and level < 1:
         return
-    members: list[tuple[str, Any]] = sorted(group.members())
-    for i, (name, node) in enumerate(members):
+    # What is looked up in the store comes in order, and is not looked up without being shown.
+    listed = group.metadata.consolidated is not None
+    members: Iterator[tuple[str, Any]] = iter(sorted(group.members()) if listed else group.walk(0))
+    member = next(members, None)
+    while member is not None:
         if len(lines) > max_nodes:
             lines.append(f"{indent}... (more than {max_nodes} nodes)")
             return
-        last = i == len(members) - 1
+        name, node = member
+        member = next(members, None)
+        last = member is None
         stem = indent + ("└── " if last else "├── ")
         if hasattr(node, "members"):
             lines.append(stem + name)

@@ -7,11 +7,14 @@ names joined by ``/``.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
 
+import numpy as np
+
+from zarr_gpu import workers
 from zarr_gpu._types import JSON, Bytes
 from zarr_gpu.config import config
 from zarr_gpu.errors import (
@@ -19,6 +22,7 @@ from zarr_gpu.errors import (
     ContainsArrayError,
     ContainsGroupError,
     GroupNotFoundError,
+    MetadataError,
     NodeNotFoundError,
     NodeTypeError,
     StoreError,
@@ -32,9 +36,13 @@ from zarr_gpu.stores.base import Store
 
 Metadata: TypeAlias = ArrayMetadata | GroupMetadata
 M = TypeVar("M", ArrayMetadata, GroupMetadata)
+_Get: TypeAlias = Callable[[Store, str], Bytes | None]
 
 DOCUMENTS = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 """Names of metadata documents, v3 and v2."""
+_V2 = (".zarray", ".zgroup", ".zattrs")
+_BATCH = 256
+"""Members looked up before the first of them is handed out, where the store has latency."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,25 +86,36 @@ def _read_v3(store: Store, path: str) -> Metadata | None:
 
 
 def _read_v2(store: Store, path: str) -> Metadata | None:
+    get = _get if store.local else _together(store, path)
     key = join(path, ".zarray")
-    data = _get(store, key)
+    data = get(store, key)
     if data is not None:
-        return parse_array_v2(json.load(data, key), _read_attributes(store, path), key)
+        return parse_array_v2(json.load(data, key), _read_attributes(store, path, get), key)
     key = join(path, ".zgroup")
-    data = _get(store, key)
+    data = get(store, key)
     if data is not None:
-        return parse_group_v2(json.load(data, key), _read_attributes(store, path), key)
+        return parse_group_v2(json.load(data, key), _read_attributes(store, path, get), key)
     return None
 
 
-def _read_attributes(store: Store, path: str) -> dict[str, JSON] | None:
+def _read_attributes(store: Store, path: str, get: _Get) -> dict[str, JSON] | None:
     key = join(path, ".zattrs")
-    data = _get(store, key)
+    data = get(store, key)
     return None if data is None else json.load(data, key)
 
 
 def _get(store: Store, key: str) -> Bytes | None:
     return store.get(key, limit=config.current.limits.metadata_nbytes)
+
+
+def _together(store: Store, path: str) -> _Get:
+    """:func:`_get` for v2 documents, asked for at once: waiting costs more than bytes."""
+    keys = [join(path, name) for name in _V2]
+    limit = config.current.limits.metadata_nbytes
+    n = len(keys)
+    data = store.get_many(keys, np.zeros(n, np.int64), np.full(n, -1, np.int64), limit=limit)
+    found = dict(zip(keys, data, strict=True))
+    return lambda _store, key: found[key]
 
 
 def _warn_of_both(store: Store, path: str) -> None:
@@ -261,15 +280,61 @@ def read_child(store: Store, path: str, zarr_format: int) -> Metadata | None:
         raise
 
 
+def read_children(
+    store: Store, path: str, names: Sequence[str], zarr_format: int
+) -> Iterator[tuple[str, Metadata | MetadataError]]:
+    """:func:`read_child` for many names, in their order; what is no node is left out.
+
+    Invalid documents are handed out as their errors. Documents of stores with latency are read
+    by several threads; a local one takes less time than handing it to a thread would.
+    """
+    if store.local:
+        for name in names:
+            node = _try_child(store, join(path, name), zarr_format)
+            if node is not None:
+                yield name, node
+        return
+    for at in range(0, len(names), _BATCH):
+        batch = names[at : at + _BATCH]
+        for name, child in zip(batch, _read_together(store, path, batch, zarr_format), strict=True):
+            if isinstance(child, Exception) and not isinstance(child, MetadataError):
+                raise child
+            if child is not None:
+                yield name, child
+
+
+def _read_together(
+    store: Store, path: str, names: Sequence[str], zarr_format: int
+) -> list[Metadata | Exception | None]:
+    found: list[Metadata | Exception | None] = [None] * len(names)
+
+    def read(i: int) -> None:
+        try:
+            found[i] = _try_child(store, join(path, names[i]), zarr_format)
+        except Exception as error:  # noqa: BLE001 - raised when it is its turn
+            found[i] = error
+
+    workers.run(read, range(len(names)), min(config.current.io_threads, len(names)))
+    return found
+
+
+def _try_child(store: Store, path: str, zarr_format: int) -> Metadata | MetadataError | None:
+    try:
+        return read_child(store, path, zarr_format)
+    except MetadataError as error:
+        return error
+
+
 def walk(store: Store, path: str, zarr_format: int) -> Iterator[tuple[str, Metadata]]:
     """All nodes below ``path``: relative path and metadata, parents before children."""
     pending = [""]
     while pending:
         here = pending.pop(0)
-        for name in child_names(store, join(path, here)):
+        inside = join(path, here)
+        for name, node in read_children(store, inside, child_names(store, inside), zarr_format):
+            if isinstance(node, MetadataError):
+                raise node
             below = join(here, name)
-            node = read_child(store, join(path, below), zarr_format)
-            if node is not None:
-                yield below, node
-                if isinstance(node, GroupMetadata):
-                    pending.append(below)
+            yield below, node
+            if isinstance(node, GroupMetadata):
+                pending.append(below)

@@ -51,6 +51,8 @@ def open(
             return Array(place, node, **node_arguments(config, device, allow_pickle))
         if node is None and mode in ("r", "r+"):
             raise NodeNotFoundError(f"no array or group at {place.path!r} in {place.store!r}")
+        if node is not None and not kwargs:
+            return _opened(place, node, None, node_arguments(config, device, allow_pickle))
     return open_group(place, mode=mode, zarr_format=zarr_format, **common, **kwargs)
 
 
@@ -122,26 +124,24 @@ def open_group(
         if mode != "a" or place.store.read_only:
             raise
         return _new_group(place, zarr_format, attributes, overwrite=False, **common)
-    metadata = _consolidated(place, metadata, use_consolidated)
-    group = Group(place, metadata, **common)
+    group = _opened(place, metadata, use_consolidated, common)
     if attributes and not place.store.read_only:
         group.update_attributes(attributes)
     return group
 
 
-def _consolidated(
-    place: StorePath,
-    metadata: GroupMetadata,
-    use: bool | str | None,
-) -> GroupMetadata:
+def _opened(
+    place: StorePath, metadata: GroupMetadata, use: bool | str | None, common: Mapping[str, Any]
+) -> Group:
+    """A group, with consolidated metadata as ``use_consolidated=`` says."""
     if use is False:
-        return consolidation.without_consolidated(metadata)
+        return Group(place, consolidation.without_consolidated(metadata), **common)
     if metadata.zarr_format == 2:
         key = use if isinstance(use, str) else ".zmetadata"
         metadata = consolidation.with_v2_consolidated(place, metadata, key)
     if use and metadata.consolidated is None:
         raise ValueError(f"no consolidated metadata at {place}")
-    return metadata
+    return Group(place, metadata, **common)
 
 
 def open_consolidated(*args: Any, use_consolidated: bool = True, **kwargs: Any) -> Group:

@@ -24,7 +24,7 @@ def check_node_path(path: str, *, strict: bool = False) -> str:
             raise StoreKeyError(f"illegal node path {path!r}: {name!r} is made of dots only")
         if "\\" in name or "\0" in name:
             raise StoreKeyError(f"illegal node path {path!r}: {name!r} has a backslash or NUL")
-        if any("\ud800" <= character <= "\udfff" for character in name):
+        if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
             raise StoreKeyError(f"illegal node path {path!r}: not encodable in UTF-8")
         if strict and (name.startswith("__") or name in _DOCUMENTS):
             raise StoreKeyError(f"illegal node path {path!r}: the name {name!r} is reserved")

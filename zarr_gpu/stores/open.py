@@ -62,11 +62,12 @@ def _from_path(path: str, mode: str | None, read_only: bool) -> Store:
         path = unquote(urlsplit(path).path)
     if not path:
         raise ValueError("the path of the store is empty")
-    creates = mode in ("w", "w-", "a") and not os.path.isdir(path)
-    if path.endswith(".zip") and (creates or os.path.isfile(path)):
-        from zarr_gpu.stores.zip import ZipStore
+    if path.endswith(".zip"):
+        creates = mode in ("w", "w-", "a") and not os.path.isdir(path)
+        if creates or os.path.isfile(path):
+            from zarr_gpu.stores.zip import ZipStore
 
-        return ZipStore(path, "r" if read_only else _ZIP_MODES[mode])
+            return ZipStore(path, "r" if read_only else _ZIP_MODES[mode])
     from zarr_gpu.stores.local import LocalStore
 
     return LocalStore(path, read_only=read_only)
