@@ -67,12 +67,13 @@ def append(array: Array, data: Any, axis: int) -> Shape:
         grown = with_shape(_covering(array.layout_of(fresh), shape), shape)
         array._replace_metadata(fresh)  # noqa: SLF001 - this module is part of Array
         layout = array.layout_of(grown)
-        _delete_outside(array.store, fresh, layout)
+        # What an interrupted append left outside the array is overwritten: all of it lies in
+        # chunks that are complete now.
         selection = parse_basic((*(slice(None),) * axis, slice(old[axis], None)), shape)
         plan = make_plan(selection, layout.leaf_axes)
         write_values(get_backend("cpu"), layout, plan, array.store, values, array.config)
         write_node(array.store, array.path, grown)
-    array._replace_metadata(grown)  # noqa: SLF001
+    array._layout = layout  # noqa: SLF001
     return shape
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from zarr_gpu._types import NDArray
+from zarr_gpu._types import NDArray, Shape
 from zarr_gpu.backend import Backend
 from zarr_gpu.config import ArrayConfig
 from zarr_gpu.errors import UnsupportedError
@@ -77,16 +77,21 @@ def write_values(
     array = backend.prepare(value, shape, dtype)
     if array is None:
         array = as_values(value, dtype, boxed=layout.data_type.kind == "object" and not shape)
-        while array.ndim > len(shape) and array.shape[0] == 1:  # NumPy drops leading axes of one
-            array = array[0]
-        try:
-            array = np.broadcast_to(array, shape)
-        except ValueError:
-            raise ValueError(
-                f"could not broadcast a value of shape {np.shape(value)} into a selection of "
-                f"shape {shape}"
-            ) from None
+        if array.shape != shape:
+            array = _broadcast(array, shape)
     backend.write(layout, plan, store, array, settings)
+
+
+def _broadcast(array: NDArray, shape: Shape) -> NDArray:
+    found = array.shape
+    while array.ndim > len(shape) and array.shape[0] == 1:  # NumPy drops leading axes of one
+        array = array[0]
+    try:
+        return np.broadcast_to(array, shape)
+    except ValueError:
+        raise ValueError(
+            f"could not broadcast a value of shape {found} into a selection of shape {shape}"
+        ) from None
 
 
 def as_values(value: Any, dtype: np.dtype[Any], *, boxed: bool = False) -> NDArray:

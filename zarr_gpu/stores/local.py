@@ -368,17 +368,20 @@ class LocalStore(SameBytes):
         self.check_writable()
         directory, name = lock_place(key)
         directory = self._prefix_path(directory)
-        with ExitStack() as stack:
+        lock = file_lock(f"{directory}/{LOCK_FILE}", name)
+        with _as_store_errors(f"cannot lock {key!r} of {self!r}"):
             for attempt in range(TRIES):
-                with _as_store_errors(f"cannot lock {key!r} of {self!r}"):
-                    try:
-                        self._directories.enter(directory, again=attempt > 0, sync=self._durable)
-                        stack.enter_context(file_lock(f"{directory}/{LOCK_FILE}", name))
-                        break
-                    except FileNotFoundError:
-                        if attempt == TRIES - 1:
-                            raise
+                try:
+                    self._directories.enter(directory, again=attempt > 0, sync=self._durable)
+                    lock.__enter__()
+                    break
+                except FileNotFoundError:
+                    if attempt == TRIES - 1:
+                        raise
+        try:
             yield
+        finally:
+            lock.__exit__()
 
     def repair(self, *, older_than_s: float = 3600) -> list[str]:
         """Remove what killed writers and deletions left behind; returns the paths."""

@@ -70,28 +70,43 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-@contextmanager
-def process_lock(name: Hashable) -> Iterator[_Held]:
-    """Hold off the other threads of this process."""
-    with _guard:
-        held = _names.setdefault(name, _Held())
-        held.users += 1
-    try:
-        with held.lock:
-            held.depth += 1
-            try:
-                yield held
-            finally:
-                held.depth -= 1
-    finally:
+class process_lock:  # noqa: N801 - used like a function
+    """Hold off the other threads of this process, in a ``with`` block of one's own."""
+
+    __slots__ = ("_held", "_name")
+
+    def __init__(self, name: Hashable) -> None:
+        self._name = name
+
+    def __enter__(self) -> _Held:
+        with _guard:
+            held = _names.get(self._name)
+            if held is None:
+                held = _names[self._name] = _Held()
+            held.users += 1
+        try:
+            held.lock.acquire()
+        except BaseException:
+            self._forget(held)
+            raise
+        held.depth += 1
+        self._held = held
+        return held
+
+    def __exit__(self, *exc: object) -> None:
+        held = self._held
+        held.depth -= 1
+        held.lock.release()
+        self._forget(held)
+
+    def _forget(self, held: _Held) -> None:
         with _guard:
             held.users -= 1
-            if not held.users and _names.get(name) is held:
-                del _names[name]
+            if not held.users and _names.get(self._name) is held:
+                del _names[self._name]
 
 
-@contextmanager
-def file_lock(path: str, name: str) -> Iterator[None]:
+class file_lock:  # noqa: N801 - used like a function
     """Hold off all threads of all processes that ask for ``name`` in the lock file ``path``.
 
     All names share the file: each locks one byte, at an offset that is its hash (open file
@@ -99,20 +114,33 @@ def file_lock(path: str, name: str) -> Iterator[None]:
     ``flock(2)``. Raises UnsafeConcurrentWriteError where the file system has no locks, and
     FileNotFoundError when the directory of ``path`` does not exist.
     """
-    import hashlib  # slow to import
 
-    digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8)
-    slot = int.from_bytes(digest.digest(), "big") >> 2
-    if not _HAS_OFD:
-        path = f"{path}-{slot:016x}"
-    with process_lock((path, slot)) as held:
+    __slots__ = ("_held", "_path", "_process", "_slot")
+
+    def __init__(self, path: str, name: str) -> None:
+        from hashlib import blake2b  # slow to import
+
+        digest = blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8)
+        self._slot = int.from_bytes(digest.digest(), "big") >> 2
+        self._path = path if _HAS_OFD else f"{path}-{self._slot:016x}"
+        self._process = process_lock((self._path, self._slot))
+
+    def __enter__(self) -> None:
+        held = self._held = self._process.__enter__()
         if held.depth == 1:
-            held.fd = _acquire(path, slot)
+            try:
+                held.fd = _acquire(self._path, self._slot)
+            except BaseException:
+                self._process.__exit__()
+                raise
+
+    def __exit__(self, *exc: object) -> None:
+        held = self._held
         try:
-            yield
-        finally:
             if held.depth == 1:
-                _release(held.fd, slot)
+                _release(held.fd, self._slot)
+        finally:
+            self._process.__exit__()
 
 
 def _acquire(path: str, slot: int) -> int:
