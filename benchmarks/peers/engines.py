@@ -7,7 +7,6 @@ an engine is made: each is optional, and none is to be in another's process.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.metadata
 import os
@@ -35,8 +34,6 @@ class Engine:
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self.library = importlib.import_module(self.package)
-        with contextlib.suppress(ImportError):  # Blosc called on a main thread may start threads
-            importlib.import_module("numcodecs.blosc").set_nthreads(threads)
 
     def versions(self) -> dict[str, str]:
         names = (self.package, *self.requires)
@@ -93,12 +90,18 @@ class Engine:
         raise NotImplementedError
 
 
+def limit_blosc(threads: int) -> None:
+    """Blosc starts threads of its own when it is called on the main thread."""
+    importlib.import_module("numcodecs.blosc").set_nthreads(threads)
+
+
 class ZarrGpu(Engine):
     package = "zarr_gpu"
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
         self.library.config.set({"threads": threads, "device": "cpu"})
+        limit_blosc(threads)
 
     def open(self, path: str) -> Any:
         return self.library.open_array(path, mode="r", device="cpu")
@@ -143,6 +146,7 @@ class ZarrPython(ZarrGpu):
                 "codec_pipeline.path": self.pipeline,
             }
         )
+        limit_blosc(threads)
 
     def open(self, path: str) -> Any:
         return self.library.open_array(path, mode="r")

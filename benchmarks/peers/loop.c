@@ -97,6 +97,12 @@ static int inflate_zlib(const job_t *job, const char *in, size_t nin, char *out,
     return status == 1 && z.total_out == n ? 0 : -1;
 }
 
+static size_t load32(const char *at)
+{
+    const uint8_t *p = (const uint8_t *)at;
+    return p[0] | (size_t)p[1] << 8 | (size_t)p[2] << 16 | (size_t)p[3] << 24;
+}
+
 static int decode(const job_t *job, scratch_t *scratch, const char *in, size_t nin, char *out)
 {
     size_t n = (size_t)job->chunk_nbytes;
@@ -104,7 +110,9 @@ static int decode(const job_t *job, scratch_t *scratch, const char *in, size_t n
     case ZSTD:
         return ((size_t (*)(void *, void *, size_t, const void *, size_t))job->decode)(
                    scratch->context, out, n, in, nin) == n ? 0 : -1;
-    case BLOSC:
+    case BLOSC: /* it trusts the sizes in the header, which are little-endian */
+        if (nin < 16 || load32(in + 4) != n || load32(in + 12) != nin)
+            return -1;
         return ((int (*)(const void *, void *, size_t, int))job->decode)(in, out, n, 1) == (int)n ? 0 : -1;
     case LZ4: /* numcodecs puts the decoded size before the block */
         return nin > 4 && ((int (*)(const char *, char *, int, int))job->decode)(

@@ -65,7 +65,10 @@ def compile_loop(compiler: str) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder, "loop.so"))
         options = ["-O3", "-march=native", "-shared", "-fPIC", "-pthread"]
-        subprocess.run([compiler, *options, "-o", path, str(SOURCE)], check=True)  # noqa: S603
+        command = [compiler, *options, "-o", path, str(SOURCE)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        if done.returncode != 0:
+            raise ImportError(f"the C compiler failed: {done.stderr[-500:]}")
         return ctypes.CDLL(path)
 
 

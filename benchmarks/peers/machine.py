@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -41,8 +42,9 @@ class Child:
 
     def ask(self, command: str, **arguments: str) -> dict[str, Any]:
         """Have a command done; an answer with ``error`` when that failed."""
-        if self.process.poll() is None and self.process.stdin is not None:
-            self.process.stdin.write(json.dumps([command, arguments]) + "\n")
+        if self.process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # it has ended, which its answer says
+                self.process.stdin.write(json.dumps([command, arguments]) + "\n")
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
@@ -59,7 +61,8 @@ class Child:
         """It ends when there is nothing more to read."""
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
         try:
             self.process.wait(20)
         except subprocess.TimeoutExpired:
