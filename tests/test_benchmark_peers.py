@@ -62,7 +62,7 @@ def test_a_source_is_the_same_in_every_run(tmp_path):
 LAYOUTS = {
     "tiles": ((60, 40), (20, 10), None),
     "slabs": ((60, 40), (20, 40), None),
-    "wide tiles": ((1024, 256), (512, 128), None),  # read in pieces when not compressed
+    "wide tiles": ((1024, 256), (1024, 128), None),  # read in pieces when not compressed
     "three axes": ((12, 10, 8), (4, 5, 2), None),
     "rows of planes": ((12, 10, 8), (4, 5, 8), None),
     "shards": ((60, 40), (10, 10), (20, 20)),
