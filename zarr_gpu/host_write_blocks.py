@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -24,9 +24,11 @@ from zarr_gpu.config import ArrayConfig, config
 from zarr_gpu.errors import CodecError, LimitError
 from zarr_gpu.host_write import TASK_NBYTES, Done, WriteJob, spans
 from zarr_gpu.layout import ArrayLayout
-from zarr_gpu.plan import Plan
+from zarr_gpu.plan import Box, Plan
 from zarr_gpu.stores.base import Store
 
+Part: TypeAlias = tuple[tuple[Any, ...], NDArray]
+"""An index of a chunk, and values for the elements there."""
 BLOCK_NBYTES = 256 << 10
 """Decoded bytes of a block: copying is twice as fast into an L2 cache as beyond."""
 
@@ -40,6 +42,8 @@ def write(
         WriteJob(layout, plan, store, value, settings).run()
     elif layout.sharded:
         job.run_shards()
+    elif (one := plan.one_chunk()) is not None:
+        job.write_one(*one)
     else:
         job.run()
 
@@ -106,7 +110,7 @@ class BlockWriteJob(WriteJob):
 
     @cached_property
     def arena(self) -> _Arena:
-        return _Arena(max(self.batch, self.most) * self.memory.nbytes)
+        return _Arena(min(len(self.plan), max(self.batch, self.most)) * self.memory.nbytes)
 
     # -- objects that are one chunk ---------------------------------------------------------------
 
@@ -143,13 +147,30 @@ class BlockWriteJob(WriteJob):
     def _write_row(self, row: Sequence[int], done: Done) -> None:
         where = [int(column[s]) for column, s in zip(self.chunks, row, strict=True)]
         key = self.layout.key(where)
+        part = self._part(row)
         if self._covers(row):
-            self.finish(key, where, self._encode_row(row, key, None), done)
+            self.finish(key, where, self._encode_part(part, key, None), done)
         else:
-            self._merged(key, self._merge_row, row, where, key)
+            self._merged(key, self._merge_part, part, where, key)
 
-    def _merge_row(self, row: Sequence[int], where: Sequence[int], key: str) -> None:
-        self._finish_one(key, where, self._encode_row(row, key, self._read_old))
+    def _merge_part(self, part: Part, where: Sequence[int], key: str) -> None:
+        self._finish_one(key, where, self._encode_part(part, key, self._read_old))
+
+    def write_one(self, where: tuple[int, ...], box: Box) -> None:
+        """All values lie in one chunk: small writes, for which columns would take most time."""
+        key = self.layout.key(where)
+        inside: tuple[Any, ...] = tuple(
+            slice(start, start + (n - 1) * step + 1, step) for start, n, step in box
+        )
+        part = inside, self.value
+        covers = all(
+            n == min(grid.chunk, grid.length - i * grid.chunk)  # type: ignore[union-attr]  # regular
+            for i, (_, n, _), grid in zip(where, box, self.plan.grids, strict=True)
+        )
+        if covers:
+            self._finish_one(key, where, self._encode_part(part, key, None))
+        else:
+            self._merged(key, self._merge_part, part, where, key)
 
     def _read_old(self, key: str, out: memoryview) -> bool:
         """Decode a stored chunk into ``out``; False when there is none."""
@@ -233,19 +254,26 @@ class BlockWriteJob(WriteJob):
             raise self.errors.encoding(error, key) from error
         return data
 
-    def _encode_row(
-        self, row: Sequence[int], key: str, read: Callable[[str, memoryview], bool] | None
-    ) -> Bytes | None:
-        """A chunk that is written in part, over what ``read`` finds or over fill values."""
-        memory = self.memory
-        piece = self.arena.take(memory.nbytes)
-        chunk: NDArray = np.ndarray(self.chain.spec.shape, memory.dtype, piece, 0, memory.strides)
-        if read is None or not read(key, piece):
-            chunk[...] = self.layout.fill_array
+    def _part(self, row: Sequence[int]) -> Part:
         axes = self.plan.axes
-        inside: tuple[Any, ...] = tuple(a.in_chunk(s) for a, s in zip(axes, row, strict=True))
         place: tuple[Any, ...] = tuple(a.out_index(s) for a, s in zip(axes, row, strict=True))
-        chunk[inside] = self.value[place]
+        return tuple(a.in_chunk(s) for a, s in zip(axes, row, strict=True)), self.value[place]
+
+    def _encode_part(
+        self, part: Part, key: str, read: Callable[[str, memoryview], bool] | None
+    ) -> Bytes | None:
+        """A chunk of some values over what ``read`` finds, or over fill values."""
+        memory, shape = self.memory, self.chain.spec.shape
+        inside, value = part
+        whole = value.shape == shape
+        if whole and self.in_place and value.flags.c_contiguous:
+            piece = value.reshape(-1).view(np.uint8).data
+        else:
+            piece = self.arena.take(memory.nbytes)
+            chunk: NDArray = np.ndarray(shape, memory.dtype, piece, 0, memory.strides)
+            if not whole and (read is None or not read(key, piece)):
+                chunk[...] = self.layout.fill_array
+            chunk[inside] = value
         return None if self._empty(piece) else self._compress(piece, key)
 
     # -- shards -----------------------------------------------------------------------------------
@@ -339,7 +367,7 @@ class BlockWriteJob(WriteJob):
             found = None if old is None or self._covers(row) else old[int(slot[0])]
             read = None if found is None else lambda k, out, d=found: self._decode(d, out, k)
             slots.append(slot)
-            blobs.append(self._encode_row(row, key, read))
+            blobs.append(self._encode_part(self._part(row), key, read))
         return np.concatenate(slots), blobs
 
     def _slots(self, block: Ranges) -> Int64:

@@ -8,6 +8,7 @@ metadata change. Append: data first, then the length.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,10 @@ from zarr_gpu.creation import with_shape
 from zarr_gpu.errors import ReadOnlyError, UnsupportedError
 from zarr_gpu.indexing import parse_basic
 from zarr_gpu.layout import ArrayLayout
+from zarr_gpu.metadata import json
 from zarr_gpu.metadata.array import ArrayMetadata
 from zarr_gpu.metadata.grids import RectilinearGrid
+from zarr_gpu.metadata.group import parse_node_v3
 from zarr_gpu.nodes import document_key, lock_or_none, read_array, write_node
 from zarr_gpu.plan import make_plan
 from zarr_gpu.stores.base import Store
@@ -32,6 +35,8 @@ from zarr_gpu.values import as_values, write_values
 if TYPE_CHECKING:
     from zarr_gpu.array import Array
 
+_SHAPE = re.compile(rb'"shape"\s*:\s*\[([0-9,\s]*)\]')
+_NUMBER = re.compile(rb"[0-9]+")
 LISTED = 1024
 """Above this many candidate keys, listing the store is cheaper than deleting them one by one."""
 
@@ -61,7 +66,7 @@ def append(array: Array, data: Any, axis: int) -> Shape:
         raise ReadOnlyError(f"array {array.name!r} in {array.store!r} is read-only")
     key = document_key(array.metadata, array.path)
     with lock_or_none(array.store, key):
-        fresh = read_array(array.store, array.path, array.metadata.zarr_format)
+        fresh, document = _read(array, key)
         old = fresh.shape
         shape = (*old[:axis], old[axis] + values.shape[axis], *old[axis + 1 :])
         grown = with_shape(_covering(array.layout_of(fresh), shape), shape)
@@ -72,9 +77,44 @@ def append(array: Array, data: Any, axis: int) -> Shape:
         selection = parse_basic((*(slice(None),) * axis, slice(old[axis], None)), shape)
         plan = make_plan(selection, layout.leaf_axes)
         write_values(get_backend("cpu"), layout, plan, array.store, values, array.config)
-        write_node(array.store, array.path, grown)
+        changed = None
+        if document is not None and grown.chunk_grid is fresh.chunk_grid:
+            changed = reshaped(document, old, shape)
+        if changed is None:
+            write_node(array.store, array.path, grown)
+        else:
+            array.store.set(key, changed)
     array._layout = layout  # noqa: SLF001
     return shape
+
+
+def _read(array: Array, key: str) -> tuple[ArrayMetadata, bytes | None]:
+    """Metadata as they are stored now, and in format 3 the document ``key`` itself."""
+    if array.metadata.zarr_format == 3:
+        data = array.store.get(key, limit=config.current.limits.metadata_nbytes)
+        found = None if data is None else parse_node_v3(json.load(data, key), key)
+        if data is not None and isinstance(found, ArrayMetadata):
+            return found, bytes(data)
+    return read_array(array.store, array.path, array.metadata.zarr_format), None
+
+
+def reshaped(document: bytes, old: Shape, new: Shape) -> bytes | None:
+    """The same document with another shape; making it anew takes longer than storing it.
+
+    None where the member is not found at once: there may be others of its name, or it may be
+    spelled with escapes.
+
+    >>> reshaped(b'{"shape": [3, 4], "attributes": {}}', (3, 4), (5, 4))
+    b'{"shape": [5, 4], "attributes": {}}'
+    """
+    match = _SHAPE.search(document)
+    if match is None or document.count(b'"shape"') != 1 or b"\\" in document:
+        return None
+    if [int(n) for n in _NUMBER.findall(match[1])] != list(old):
+        return None
+    numbers = iter(new)
+    lengths = _NUMBER.sub(lambda _: b"%d" % next(numbers), match[1])
+    return document[: match.start(1)] + lengths + document[match.end(1) :]
 
 
 def _change_shape(array: Array, new_shape: Any) -> None:

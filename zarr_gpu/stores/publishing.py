@@ -3,7 +3,7 @@
 Whatever fails, no temporary file stays behind; what a killed process leaves, :func:`repair` finds
 by its name. Knows paths, not keys.
 
->>> temporary_in("/data")[:11]
+>>> temporary_in("/data")[:10]
 '/data/.zg-'
 """
 
