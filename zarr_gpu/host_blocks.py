@@ -68,12 +68,14 @@ class BlockJob(ReadJob):
     # -- objects that are one chunk ---------------------------------------------------------------
 
     def read_blocks(self, numbers: range) -> None:
+        partial: list[tuple[int, ...]] = []
         for number in numbers:
             whole, rest = blocks.split(self.grid[number], self.whole)
+            partial += rest
             if whole is not None:
                 self._read_whole(whole)
-            if rest:
-                self.read_rows(np.array(rest, np.int64).reshape(len(rest), -1))
+        if partial:
+            self.read_rows(np.array(partial, np.int64))
 
     def _read_whole(self, ranges: Ranges) -> None:
         chain = self.layout.levels.leaf

@@ -10,7 +10,7 @@ from itertools import product, repeat
 
 import numpy as np
 
-from zarr_gpu._types import Bytes, Int64, NDArray
+from zarr_gpu._types import Bytes, Int64, NDArray, Shape
 from zarr_gpu.assembler import Assembler
 from zarr_gpu.chunk_errors import ChunkErrors
 from zarr_gpu.codecs.chain import BoundChain, RawLayout
@@ -39,6 +39,7 @@ class Scratch(threading.local):
 
     def __init__(self) -> None:
         self._buffers: dict[str, NDArray] = {}
+        self._chunk: tuple[RawLayout, memoryview, NDArray] | None = None
 
     def get(self, name: str, nbytes: int) -> memoryview:
         """``nbytes`` bytes with anything in them."""
@@ -46,6 +47,15 @@ class Scratch(threading.local):
         if buffer is None or buffer.size < nbytes:
             self._buffers[name] = buffer = np.empty(nbytes, np.uint8)
         return buffer.data[:nbytes]
+
+    def chunk(self, memory: RawLayout, shape: Shape) -> tuple[memoryview, NDArray]:
+        """Memory for a decoded chunk, as bytes and as an array."""
+        known = self._chunk
+        if known is None or known[0] is not memory:
+            data = self.get("chunk", memory.nbytes)
+            array = memory.view(data, [(0, n, 1) for n in shape])
+            self._chunk = known = memory, data, array
+        return known[1], known[2]
 
 
 class ReadJob:
@@ -62,9 +72,12 @@ class ReadJob:
         self.store = store
         self.out = out
         self.settings = settings
-        self.errors = ChunkErrors(layout)
         self.same_dtype = out.dtype == layout.dtype and plan.fields is None
         self.scratch = Scratch()
+
+    @cached_property
+    def errors(self) -> ChunkErrors:
+        return ChunkErrors(self.layout)
 
     @cached_property
     def assembler(self) -> Assembler:
@@ -86,12 +99,12 @@ class ReadJob:
         chain = self.layout.levels.leaf
         if chain.raw is not None and (self.store.local or not _is_whole(box, chain)):
             self._read_raw_object(key, place, box, chain)
-        elif self._fills(chain):
-            encoded = self.scratch.get("encoded", chain.stored.limit)
-            for n in self._filled([key], encoded):
-                self._decode_filled(encoded, n, place, box, chain, key)
+            return
+        data = self._get(key, chain)
+        if data is None:
+            self._missing(place, key)
         else:
-            self._decode_whole_object(self._get(key, chain), place, box, chain, key)
+            self._decode_box(data, place, box, chain, key, None)
 
     def _read_one_inner(self, chunk: tuple[int, ...], box: Box, place: NDArray) -> None:
         where, slots = self.layout.inside(chunk)
@@ -195,32 +208,6 @@ class ReadJob:
         """The row's part of the output; the ellipsis makes it a view also where that is 0-d."""
         return self.out[(*self.assembler.out_index(row), ...)]
 
-    def _decode_filled(
-        self,
-        encoded: memoryview,
-        n: int,
-        place: NDArray,
-        box: Box,
-        chain: BoundChain,
-        key: str,
-    ) -> None:
-        """Decode the first ``n`` bytes; what does not decode is read again, and carefully."""
-        if n < 0:
-            self._missing(place, key)
-            return
-        try:
-            self._decode_box(encoded[:n], place, box, chain, key, None)
-        except ChunkDecodeError:
-            self._decode_whole_object(self._get(key, chain), place, box, chain, key)
-
-    def _decode_whole_object(
-        self, data: Bytes | None, place: NDArray, box: Box, chain: BoundChain, key: str
-    ) -> None:
-        if data is None:
-            self._missing(place, key)
-        else:
-            self._decode_box(data, place, box, chain, key, None)
-
     def _decode_row_filled(
         self, encoded: memoryview, n: int, row: Sequence[int], chain: BoundChain, key: str
     ) -> None:
@@ -271,7 +258,7 @@ class ReadJob:
             if memory is None or not memory.nbytes:
                 chunk = chain.decode(data)
                 part = chunk[tuple(slice(a, a + (n - 1) * s + 1, s) for a, n, s in box)]
-            elif self._dense(place, box, memory) and place.nbytes == memory.nbytes:
+            elif place.nbytes == memory.nbytes and self._dense(place, box, memory):
                 chain.decode_into(data, _bytes_of(place))
                 return
             else:
@@ -281,23 +268,24 @@ class ReadJob:
         place[...] = self._pick(part)
 
     def _decode_part(self, data: Bytes, box: Box, chain: BoundChain, memory: RawLayout) -> NDArray:
+        """The elements of ``box``, valid until the thread decodes the next chunk."""
         offset, nbytes = memory.span(box)
         if chain.raw is not None or 2 * nbytes <= memory.nbytes:
             part = chain.decode_part(data, offset, nbytes)
             if part is not None:
                 return memory.view(part, box)
-        decoded = self.scratch.get("decoded", memory.nbytes)
-        chain.decode_into(data, decoded)
-        return memory.view(decoded[offset : offset + nbytes], box)
+        chunk = self._decode_whole(data, chain)
+        part_of: NDArray = chunk[tuple(slice(a, a + (n - 1) * s + 1, s) for a, n, s in box)]
+        return part_of
 
     def _decode_whole(self, data: Bytes, chain: BoundChain) -> NDArray:
         """The decoded chunk, valid until the thread decodes the next one."""
         memory = chain.memory
         if memory is None or chain.raw is not None or not memory.nbytes:
             return chain.decode(data)
-        decoded = self.scratch.get("decoded", memory.nbytes)
+        decoded, chunk = self.scratch.chunk(memory, chain.spec.shape)
         chain.decode_into(data, decoded)
-        return memory.view(decoded, [(0, n, 1) for n in chain.spec.shape])
+        return chunk
 
     # -- uncompressed chunks ----------------------------------------------------------------------
 
@@ -325,13 +313,13 @@ class ReadJob:
         if nbytes == wanted and self._dense(place, box, raw):
             reader.read_into(base + offset, _bytes_of(place))
         elif nbytes <= max(SPARSE_NBYTES, 2 * wanted):
-            data = self.scratch.get("decoded", nbytes)
+            data = self.scratch.get("part", nbytes)
             reader.read_into(base + offset, data)
             place[...] = self._pick(raw.view(data, box))
         else:
             for index, piece in _cut_sparse(box, raw):
                 offset, nbytes = raw.span(piece)
-                data = self.scratch.get("decoded", nbytes)
+                data = self.scratch.get("part", nbytes)
                 reader.read_into(base + offset, data)
                 place[index] = self._pick(raw.view(data, piece))
 

@@ -120,23 +120,26 @@ def _cut_points(axis: Points, grids: Sequence[Axis]) -> Segments:
     """Segments of points: the points grouped by chunk, in C order of the chunks."""
     coords = [grids[d].chunk_of(i) for d, i in zip(axis.dims, axis.index, strict=True)]
     inside = np.empty_like(axis.index)
+    linear = np.zeros(axis.count, np.int64)
+    largest = 1
     for row, d, i, c in zip(inside, axis.dims, axis.index, coords, strict=True):
         np.subtract(i, grids[d].start(c), out=row)
-    linear = np.zeros(axis.count, np.int64)
-    for d, c in zip(axis.dims, coords, strict=True):
-        linear = linear * max(1, grids[d].count) + c
+        largest *= max(1, grids[d].count)
+        linear *= max(1, grids[d].count)
+        linear += c
     order = None
     if axis.count > 1 and (linear[1:] < linear[:-1]).any():
-        order = np.argsort(linear, kind="stable")
-        linear, inside = linear[order], inside[:, order]
-        coords = [c[order] for c in coords]
+        order = _stable_order(linear, largest)
+        linear = linear[order]
+        inside = np.stack([row[order] for row in inside])
     if axis.count:
         first = np.flatnonzero(np.concatenate(([True], linear[1:] != linear[:-1])))
     else:
         first = np.empty(0, np.int64)
+    leaders = first if order is None else order[first]
     chunk = np.empty((len(first), len(axis.dims)), np.int64)
     for column, c in zip(chunk.T, coords, strict=True):
-        column[:] = c[first]
+        column[:] = c[leaders]
     return Segments(
         dims=axis.dims,
         chunk=chunk,
@@ -147,6 +150,19 @@ def _cut_points(axis: Points, grids: Sequence[Axis]) -> Segments:
         index=inside,
         order=order,
     )
+
+
+def _stable_order(values: Int64, largest: int) -> Int64:
+    """Stable argsort of integers below ``largest``: by digits of 16 bits, which NumPy's radix sort
+    does in a tenth of the time.
+    """
+    order: Int64 = np.argsort((values & 0xFFFF).astype(np.uint16), kind="stable")
+    shift = 16
+    while largest >> shift:
+        digits = (values >> shift & 0xFFFF).astype(np.uint16)
+        order = order[np.argsort(digits[order], kind="stable")]
+        shift += 16
+    return order
 
 
 class Plan:
