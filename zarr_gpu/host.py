@@ -81,7 +81,7 @@ class HostBackend:
         self, layout: ArrayLayout, plan: Plan, store: Store, value: NDArray, settings: ArrayConfig
     ) -> None:
         """Store ``value``; see :class:`~zarr_gpu.backend.Backend`."""
-        if len(plan) == 0:
+        if plan.selection.size == 0:
             return
         write(layout, plan, store, plan.selection.work_view(value), settings)
 

@@ -51,6 +51,12 @@ def write(
 class BlockWriteJob(WriteJob):
     """A write of ranges to a regular grid; at most one level of shards."""
 
+    def __init__(
+        self, layout: ArrayLayout, plan: Plan, store: Store, value: NDArray, settings: ArrayConfig
+    ) -> None:
+        super().__init__(layout, plan, store, value, settings)
+        self.arena = _Arena()
+
     def usable(self) -> bool:
         """False when chunks could not be brought together in memory as they are stored."""
         chain = self.layout.levels.leaf
@@ -107,10 +113,6 @@ class BlockWriteJob(WriteJob):
     def pattern(self) -> bytes:
         """A fill value as it is stored, before compression."""
         return self.layout.fill_array.astype(self.memory.dtype).tobytes()
-
-    @cached_property
-    def arena(self) -> _Arena:
-        return _Arena(min(len(self.plan), max(self.batch, self.most)) * self.memory.nbytes)
 
     # -- objects that are one chunk ---------------------------------------------------------------
 
@@ -363,10 +365,10 @@ class BlockWriteJob(WriteJob):
         slots = [] if whole is None else [self._slots(whole)]
         blobs = [] if whole is None else self._encode_whole(whole, [key])
         for row in rest:
-            slot = self._slots(tuple(range(s, s + 1) for s in row))
-            found = None if old is None or self._covers(row) else old[int(slot[0])]
+            slot = self._slot(row)
+            found = None if old is None or self._covers(row) else old[slot]
             read = None if found is None else lambda k, out, d=found: self._decode(d, out, k)
-            slots.append(slot)
+            slots.append(np.array([slot]))
             blobs.append(self._encode_part(self._part(row), key, read))
         return np.concatenate(slots), blobs
 
@@ -377,6 +379,13 @@ class BlockWriteJob(WriteJob):
             inside = column[r.start : r.stop] % parts
             slots = slots * parts + inside.reshape(-1, *(1,) * (len(block) - d - 1))
         return slots.reshape(-1)
+
+    def _slot(self, row: Sequence[int]) -> int:
+        slot = 0
+        per_shard = self.layout.levels.layouts[0].per_shard
+        for s, column, parts in zip(row, self.chunks, per_shard, strict=True):
+            slot = slot * parts + int(column[s]) % parts
+        return slot
 
     def _merge_shard(self, where: Sequence[int], inner: Blocks, key: str, threads: int) -> None:
         layout = self.layout.levels.layouts[0]
@@ -403,8 +412,8 @@ class BlockWriteJob(WriteJob):
 class _Arena(threading.local):
     """Memory that each thread has for itself, given out piece by piece until it is cleared."""
 
-    def __init__(self, nbytes: int) -> None:
-        self._memory = np.empty(nbytes, np.uint8).data
+    def __init__(self) -> None:
+        self._memory = memoryview(b"")
         self._used = 0
 
     def clear(self) -> None:
@@ -415,7 +424,7 @@ class _Arena(threading.local):
         start = self._used
         if start + nbytes > len(self._memory):
             # What was given out before lives on in what points to it.
-            self._memory = np.empty(max(nbytes, len(self._memory)), np.uint8).data
+            self._memory = np.empty(max(nbytes, 2 * len(self._memory)), np.uint8).data
             start = 0
         self._used = start + nbytes
         return self._memory[start : start + nbytes]
