@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import numpy as np
 
 from zarr_gpu import workers
-from zarr_gpu._types import JSON, Bytes
+from zarr_gpu._types import Bytes
 from zarr_gpu.config import config
 from zarr_gpu.errors import (
     ArrayNotFoundError,
@@ -28,10 +28,13 @@ from zarr_gpu.errors import (
     StoreError,
     UnsafeConcurrentWriteError,
 )
-from zarr_gpu.metadata import json
 from zarr_gpu.metadata.array import ArrayMetadata
-from zarr_gpu.metadata.group import GroupMetadata, parse_group_v2, parse_node_v3
-from zarr_gpu.metadata.v2 import parse_array_v2
+from zarr_gpu.metadata.documents import (
+    parse_array_documents_v2,
+    parse_document_v3,
+    parse_group_documents_v2,
+)
+from zarr_gpu.metadata.group import GroupMetadata
 from zarr_gpu.stores.base import Store
 
 Metadata: TypeAlias = ArrayMetadata | GroupMetadata
@@ -82,26 +85,21 @@ def read_node(store: Store, path: str, zarr_format: int | None = None) -> Metada
 def _read_v3(store: Store, path: str) -> Metadata | None:
     key = join(path, "zarr.json")
     data = _get(store, key)
-    return None if data is None else parse_node_v3(json.load(data, key), key)
+    return None if data is None else parse_document_v3(data, key)
 
 
 def _read_v2(store: Store, path: str) -> Metadata | None:
     get = _get if store.local else _together(store, path)
+    beside = join(path, ".zattrs")
     key = join(path, ".zarray")
     data = get(store, key)
     if data is not None:
-        return parse_array_v2(json.load(data, key), _read_attributes(store, path, get), key)
+        return parse_array_documents_v2(data, get(store, beside), key, beside)
     key = join(path, ".zgroup")
     data = get(store, key)
     if data is not None:
-        return parse_group_v2(json.load(data, key), _read_attributes(store, path, get), key)
+        return parse_group_documents_v2(data, get(store, beside), key, beside)
     return None
-
-
-def _read_attributes(store: Store, path: str, get: _Get) -> dict[str, JSON] | None:
-    key = join(path, ".zattrs")
-    data = get(store, key)
-    return None if data is None else json.load(data, key)
 
 
 def _get(store: Store, key: str) -> Bytes | None:

@@ -16,7 +16,7 @@ def test_keys_tell_values_apart_that_are_equal_or_look_alike(one: object, other:
 
 def test_long_and_unspeakable_values_have_no_key() -> None:
     assert key_of("x" * MAX_KEY) is None
-    assert key_of(10**5000) is None
+    assert key_of(object()) is None
     deep: list[object] = []
     for _ in range(200_000):
         deep = [deep]

@@ -11,8 +11,9 @@ time; what is remembered is shared by all arrays that say the same and must not 
 
 from __future__ import annotations
 
+import marshal
 from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from zarr_gpu.config import Limits, config
 
@@ -21,14 +22,15 @@ T = TypeVar("T")
 ROOM = 1024
 """Entries of one memo: a few MiB where they are as long as they may be."""
 MAX_KEY = 4096
-"""Characters of a key that is a document; longer ones are hardly ever said twice."""
+"""Bytes of a key that is a document; longer ones are hardly ever said twice."""
 
 
-def key_of(*values: object) -> str | None:
+def key_of(*values: Any) -> bytes | None:
     """What JSON values say, as a key; None where that is too long to be said twice."""
     try:
-        key = repr(values)  # unlike ==, tells 1, 1.0 and true apart, and -0.0 from 0.0
-    except (ValueError, RecursionError):  # an integer of too many digits, too deep a nesting
+        # Unlike ==, tells 1, 1.0 and true apart, and -0.0 from 0.0; takes half as long as repr.
+        key = marshal.dumps(values, 2)  # later versions write equal values in several ways
+    except ValueError:  # no JSON, or nested too deep
         return None
     return key if len(key) <= MAX_KEY else None
 
