@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 import time
 from collections.abc import Iterable
@@ -147,6 +146,8 @@ def remove(path: str, aside: str) -> None:
             if error.errno not in (errno.EBUSY, errno.EXDEV):  # a mounted file system
                 raise
             aside = path
+        import shutil  # slow to import
+
         shutil.rmtree(aside)
 
 
