@@ -117,10 +117,12 @@ def test_the_loop_is_left_out_where_it_cannot_be_compiled(monkeypatch):
 def test_ratios_are_to_the_best_engine_of_each_kind():
     (row,) = rows.select_rows("read.zstd.1M")
     seconds = {"zarr_gpu": 4, "zarrs": 8, "tensorstore": 5, "h5py": 2, "c-loop": 3}
-    cells = {name: report.Cell(wall=[s, s, s + 9]) for name, s in seconds.items()}
+    cells = {name: report.Cell(wall=[s / 2, s, s, s + 9]) for name, s in seconds.items()}
+    cells["zarrs"].wall.append(1)
     found = report.verdict(row, cells)
     assert (found["best_zarr"], found["best_any"]) == ("tensorstore", "h5py")
     assert (found["ratio_zarr"], found["ratio_any"]) == (0.8, 2)
+    assert found["ratio_zarr_of_best_runs"] == 2
     assert (found["met_zarr"], found["met_any"], found["met_loop"]) == (True, False, False)
 
 

