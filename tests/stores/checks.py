@@ -70,6 +70,34 @@ class ReadableStore:
             with pytest.raises(StoreKeyError):
                 ask(key)
 
+    def test_buffers_are_filled_one_after_the_other(self, store):
+        keys = [TEN, "missing", "a/c/0/1", "zarr.json", "q/r/7", "a/c/0/7", "ab/c/0", "ü/c/0"]
+        buffers = [memoryview(bytearray(b"#" * (10 if key == TEN else 26000))) for key in keys]
+        lengths = []
+        for key, buffer, n in zip(keys, buffers, store.fill(keys, buffers), strict=True):
+            lengths.append(n)
+            stored = OBJECTS.get(key, b"")
+            assert bytes(buffer[: n if n > 0 else 0]) == stored
+            assert n == len(stored) or (n == -1 and key not in OBJECTS)
+        assert lengths == [10, -1, 25600, 2, -1, -1, 1, 1]
+
+    def test_one_buffer_may_be_filled_again_and_again(self, store):
+        buffer = memoryview(bytearray(10))
+        found = [bytes(buffer[:n]) for n in store.fill([TEN, "ab/c/0", TEN], [buffer] * 3)]
+        assert found == [OBJECTS[TEN], b"x", OBJECTS[TEN]]
+
+    @pytest.mark.parametrize("keys", [[TEN], ["zarr.json", TEN]], ids=["one", "two"])
+    def test_objects_longer_than_their_buffer_are_refused(self, store, keys):
+        lengths = store.fill(keys, [memoryview(bytearray(9))] * 2)
+        with pytest.raises(LimitError):
+            list(lengths)
+
+    @pytest.mark.parametrize("key", BAD_KEYS, ids=repr)
+    def test_illegal_keys_fill_nothing(self, store, key):
+        for keys in ([key], ["zarr.json", key]):
+            with pytest.raises(StoreKeyError):
+                list(store.fill(keys, [memoryview(bytearray(99))] * 2))
+
     def test_get_many_is_many_gets(self, store):
         keys = [TEN] * len(RANGES) + ["missing", "a/zarr.json"]
         offset = np.array([r.offset for r in RANGES] + [0, 0])

@@ -74,6 +74,58 @@ def test_odd_files_are_errors_when_links_are_followed_too(odd):
             following.get("a/c/0/9")
 
 
+@pytest.mark.parametrize("others", [[], ["a/c/0/0"]], ids=["path", "name"])
+def test_odd_files_fill_no_buffer(odd, others):
+    """A FIFO looks empty: that no chunk has that size is for the caller to see."""
+    buffer = memoryview(bytearray(99))
+    try:
+        lengths = list(odd.fill([*others, "a/c/0/9"], [buffer] * 2))
+    except StoreError:
+        return
+    assert lengths[-1] == 0
+    assert b"secret" not in bytes(buffer)
+
+
+def test_links_inside_the_root_are_followed_when_buffers_are_filled(store):
+    os.symlink("0", f"{store.root}/a/c/0/9")
+    os.symlink("a", f"{store.root}/b")
+    buffer = memoryview(bytearray(10))
+    assert list(store.fill(["a/c/0/9", "b/c/0/9"], [buffer] * 2)) == [10, 10]
+    assert bytes(buffer) == OBJECTS["a/c/0/0"]
+
+
+def test_directory_that_leaves_the_root_fills_no_buffer(tmp_path, store):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/1").write_bytes(b"1")
+    os.symlink(tmp_path / "outside", f"{store.root}/link")
+    for keys in (["link/1"], ["zarr.json", "link/1"]):
+        with pytest.raises(StoreError, match="follow_symlinks"):
+            list(store.fill(keys, [memoryview(bytearray(9))] * 2))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no list of open files here")
+def test_filling_leaves_no_file_open(store):
+    keys = ["a/c/0/0", "ab/c/0", "zarr.json", "a/c/0/0"]
+    before = sorted(os.listdir("/proc/self/fd"))
+    for stop in range(len(keys) + 1):
+        lengths = store.fill(keys, [memoryview(bytearray(10))] * 4)
+        for _ in range(stop):
+            next(lengths)
+        lengths.close()
+        assert sorted(os.listdir("/proc/self/fd")) == before
+    with pytest.raises(LimitError):
+        list(store.fill(keys, [memoryview(bytearray(1))] * 4))
+    with pytest.raises(StoreKeyError):
+        list(store.fill(["a/c/0/0", "../0"], [memoryview(bytearray(10))] * 2))
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_buffers_are_filled_by_path_where_directories_have_no_descriptors(store, monkeypatch):
+    monkeypatch.setattr(os, "supports_dir_fd", set())
+    keys = ["a/c/0/0", "a/c/0/1", "a/c/9/0"]
+    assert list(store.fill(keys, [memoryview(bytearray(26000))] * 3)) == [10, 25600, -1]
+
+
 def test_link_inside_the_root_is_followed(store):
     os.symlink("0", f"{store.root}/a/c/0/9")
     os.symlink("a", f"{store.root}/b")

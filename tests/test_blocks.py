@@ -1,0 +1,91 @@
+"""Blocks cover every row of a plan once, and whole chunks where they are whole."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zarr_gpu import blocks, indexing
+from zarr_gpu.blocks import Blocks
+from zarr_gpu.metadata.grids import RegularAxis
+from zarr_gpu.plan import make_plan
+
+counts = st.lists(st.integers(1, 6), min_size=1, max_size=4).map(tuple)
+
+
+@given(counts, st.integers(1, 40))
+def test_blocks_are_all_rows_once_in_c_order_and_not_too_large(counts, most):
+    grid = Blocks(counts, most)
+    rows = [list(blocks.rows_of(grid[number])) for number in range(len(grid))]
+    assert all(1 <= len(some) <= most for some in rows)
+    flat = [row for some in rows for row in some]
+    assert sorted(flat) == list(np.ndindex(*counts))
+    assert [some[0] for some in rows] == sorted(some[0] for some in rows)
+
+
+def test_blocks_are_even_and_filled_from_the_last_axis():
+    assert Blocks((5, 65), 64).per == (1, 33)
+    assert Blocks((7, 3, 4), 24).per == (2, 3, 4)
+    assert Blocks((2, 2), 10)[0] == (range(2), range(2))
+    assert Blocks((4, 2), 2, (10, 20))[1] == (range(11, 12), range(20, 22))
+
+
+@st.composite
+def boxes(draw):
+    shape = tuple(draw(st.lists(st.integers(1, 12), min_size=1, max_size=3)))
+    chunk = tuple(draw(st.integers(1, 5)) for _ in shape)
+    selection = tuple(draw(st.slices(n)) for n in shape)
+    return shape, chunk, selection
+
+
+@given(boxes())
+def test_whole_are_the_rows_that_take_all_of_their_chunk(case):
+    shape, chunk, selection = case
+    axes = tuple(RegularAxis(n, c) for n, c in zip(shape, chunk, strict=True))
+    plan = make_plan(indexing.parse_basic(selection, shape), axes)
+    if not len(plan):
+        return
+    whole = blocks.whole_ranges(plan)
+    block = tuple(range(len(axis)) for axis in plan.axes)
+    inner, rest = blocks.split(block, whole)
+    taken = [] if inner is None else list(blocks.rows_of(inner))
+    assert sorted([*taken, *rest]) == list(blocks.rows_of(block))
+    extents = {tuple(s): tuple(e) for s, e in zip(plan.segment, plan.extent, strict=True)}
+    assert all(extents[row] == chunk for row in taken)
+    if all(axis.step == 1 or c > 1 for axis, c in zip(plan.axes, chunk, strict=True)):
+        assert not any(extents[row] == chunk for row in rest)
+
+
+@given(boxes(), st.booleans())
+def test_places_are_views_of_where_the_chunks_belong(case, turned):
+    shape, chunk, _ = case
+    counts = tuple(n // c for n, c in zip(shape, chunk, strict=True))
+    if not all(counts):
+        return
+    inside = tuple(n * c for n, c in zip(counts, chunk, strict=True))
+    axes = tuple(RegularAxis(n, c) for n, c in zip(inside, chunk, strict=True))
+    plan = make_plan(indexing.parse_basic((), inside), axes)
+    out = np.arange(np.prod(inside)).reshape(inside)
+    view = out[::-1] if turned else out
+    places = blocks.place_of(view, plan.axes, tuple(map(range, counts)), chunk)
+    assert np.shares_memory(places, out)
+    for number in np.ndindex(*counts):
+        where = tuple(slice(i * c, (i + 1) * c) for i, c in zip(number, chunk, strict=True))
+        assert np.array_equal(places[number], view[where])
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=12).map(sorted))
+def test_runs_of_objects_cover_all_segments(column):
+    runs = blocks.by_object(np.array(column))
+    assert [i for run in runs for i in run] == list(range(len(column)))
+    for run in runs:
+        assert len({column[i] for i in run}) == 1
+    assert len(runs) == len(set(column))
+
+
+def test_neighbours_in_the_object_are_read_together():
+    numbers = np.array([0, 1, 2, 4, 5, 6])
+    offset = np.array([0, 10, 20, 30, 50, 60])
+    assert list(blocks.runs(numbers, offset, 10)) == [(0, 3), (3, 4), (4, 6)]
+    assert list(blocks.runs(numbers[:0], offset[:0], 10)) == []

@@ -1,0 +1,239 @@
+"""Reads of local files, which fill buffers, give what reads of other stores give."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import zarr_gpu
+from zarr_gpu import host, host_blocks, host_read
+from zarr_gpu.codecs.zstd import ZstdCodec
+from zarr_gpu.errors import ChunkDecodeError, ChunkNotFoundError, StoreError
+from zarr_gpu.stores.local import LocalStore
+from zarr_gpu.stores.memory import MemoryStore
+from zarr_gpu.stores.wrappers import CountingStore
+
+COMPRESSORS = {
+    "none": None,
+    "zstd": {"name": "zstd", "configuration": {"level": 1, "checksum": False}},
+    "blosc": {
+        "name": "blosc",
+        "configuration": {
+            "cname": "lz4", "clevel": 5, "shuffle": "shuffle", "typesize": 4, "blocksize": 0,
+        },
+    },
+    "gzip": {"name": "gzip", "configuration": {"level": 1}},
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Several blocks and tasks, and two threads, in small arrays."""
+    monkeypatch.setattr(host_blocks, "BLOCK_NBYTES", 256)
+    monkeypatch.setattr(host, "TASK_NBYTES", 1024)
+    monkeypatch.setattr(host, "SERIAL_NBYTES", 0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("arrays")
+
+
+@st.composite
+def arrays(draw):
+    """Arguments of an array, its values (some chunks are fill values only) and selections."""
+    ndim = draw(st.integers(1, 3))
+    chunks = tuple(draw(st.integers(1, 5)) for _ in range(ndim))
+    per_shard = tuple(draw(st.integers(1, 3)) for _ in range(ndim))
+    sharded = draw(st.booleans())
+    shape = tuple(draw(st.integers(1, 23 if ndim < 3 else 9)) for _ in range(ndim))
+    dtype = draw(st.sampled_from(["<i4", ">u2", "f8", "?", "c8", "S3", "M8[s]"]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    data = rng.integers(0, 100, shape).astype(dtype)
+    data[tuple(slice(None, n // 2) for n in shape)] = np.zeros((), dtype)
+    order = tuple(draw(st.permutations(range(ndim))))
+    options = {
+        "chunks": chunks,
+        "shards": tuple(c * p for c, p in zip(chunks, per_shard, strict=True)) if sharded else None,
+        "compressors": COMPRESSORS[draw(st.sampled_from(list(COMPRESSORS)))],
+        "filters": [{"name": "transpose", "configuration": {"order": list(order)}}],
+    }
+    selections = [tuple(draw(st.slices(n)) for n in shape) for _ in range(4)]
+    selections += [(), tuple(draw(st.integers(-n, n - 1)) for n in shape), (slice(None, None, -1),)]
+    return options, data, selections
+
+
+@given(arrays())
+def test_all_selections_equal_numpy(folder, case):
+    options, data, selections = case
+    store = LocalStore(folder)
+    store.delete_prefix()
+    array = zarr_gpu.create_array(store, shape=data.shape, dtype=data.dtype, **options)
+    array[...] = data
+    for selection in selections:
+        np.testing.assert_array_equal(array[selection], data[selection])
+        outer = np.zeros((*data[selection].shape, 2), data.dtype)
+        array.read(selection, out=outer[..., 0])
+        np.testing.assert_array_equal(outer[..., 0], data[selection])
+        assert not outer[..., 1].any()
+
+
+def made(store, compressor="zstd", **options):
+    options = {"shape": (32, 24), "chunks": (8, 8), "dtype": "i4", **options}
+    if compressor is not None:
+        options["compressors"] = COMPRESSORS[compressor]
+    array = zarr_gpu.create_array(store, **options)
+    array[...] = np.arange(array.size).reshape(array.shape) + 1
+    return array
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request, tmp_path):
+    return LocalStore(tmp_path) if request.param == "local" else MemoryStore()
+
+
+@pytest.mark.parametrize("compressor", list(COMPRESSORS))
+@pytest.mark.parametrize(
+    "selection", [..., (9, 9), (slice(8, 16), slice(8, 16)), slice(None, None, 3)]
+)
+def test_missing_chunks_are_fill_values_or_errors(store, compressor, selection):
+    array = made(store, compressor, fill_value=-7)
+    expected = array[...]
+    store.delete("c/1/1")
+    expected[8:16, 8:16] = -7
+    np.testing.assert_array_equal(array[selection], expected[selection])
+    strict = array.with_config({"read_missing_chunks": False})
+    with pytest.raises(ChunkNotFoundError, match="c/1/1"):
+        strict[selection]
+
+
+@pytest.mark.parametrize("compressor", list(COMPRESSORS))
+@pytest.mark.parametrize(
+    "selection", [..., (9, 9), (slice(8, 16), slice(8, 16)), slice(None, None, 3)]
+)
+@pytest.mark.parametrize("change", ["longer", "shorter", "empty", "huge"])
+def test_chunks_of_wrong_size_are_errors_that_name_them(store, compressor, selection, change):
+    array = made(store, compressor)
+    stored = bytes(store.get("c/1/1"))
+    bad = {
+        "longer": stored + b"!",
+        "shorter": stored[:-1],
+        "empty": b"",
+        "huge": stored + bytes(100_000),
+    }
+    if (compressor, change) == ("gzip", "huge"):
+        return  # zero bytes after gzip's members are padding, if not as many as that
+    store.set("c/1/1", bad[change])
+    if (compressor, change) == ("blosc", "longer"):
+        return  # a container says where it ends
+    with pytest.raises(ChunkDecodeError) as caught:
+        array[selection]
+    assert caught.value.key == "c/1/1"
+    assert "c/1/1" in str(caught.value)
+    np.testing.assert_array_equal(array[16:], np.arange(16 * 24, 32 * 24).reshape(16, 24) + 1)
+
+
+@pytest.mark.parametrize("compressor", ["none", "zstd"])
+def test_files_that_are_none_are_errors(tmp_path, compressor):
+    array = made(LocalStore(tmp_path), compressor)
+    os.unlink(tmp_path / "c/1/1")
+    os.mkfifo(tmp_path / "c/1/1")
+    for selection in (..., (9, 9), slice(None, None, 3)):
+        with pytest.raises(StoreError, match="regular"):
+            array[selection]
+
+
+def test_what_does_not_decode_is_read_again(tmp_path, monkeypatch):
+    """A file read in two parts, or replaced meanwhile, looks damaged the first time only."""
+    array = made(LocalStore(tmp_path))
+    expected = array[...]
+    before = LocalStore.fill
+
+    def cut_short(self, keys, buffers):
+        for n in before(self, keys, buffers):
+            yield n // 2
+
+    monkeypatch.setattr(LocalStore, "fill", cut_short)
+    np.testing.assert_array_equal(array[...], expected)
+    np.testing.assert_array_equal(array[::3, ::5], expected[::3, ::5])
+
+
+def test_elements_of_uncompressed_chunks_read_only_their_bytes(tmp_path):
+    made(LocalStore(tmp_path), "none")
+    counting = CountingStore(LocalStore(tmp_path))
+    array = zarr_gpu.open_array(counting, mode="r")
+    counting.clear()
+    assert array[9, 9] == 9 * 24 + 9 + 1
+    assert [(read.key, read.nbytes) for read in counting.reads] == [("c/1/1", 4)]
+
+
+def test_whole_uncompressed_shards_are_read_in_few_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr(host_blocks, "BLOCK_NBYTES", 1 << 20)
+    monkeypatch.setattr(host, "TASK_NBYTES", 1 << 20)
+    made(LocalStore(tmp_path), "none", shards=(32, 24))
+    counting = CountingStore(LocalStore(tmp_path))
+    array = zarr_gpu.open_array(counting, mode="r")
+    counting.clear()
+    array[...]
+    # twelve inner chunks lie one after the other; the index is the second read
+    assert sorted(read.nbytes for read in counting.reads) == [12 * 16 + 4, 12 * 256]
+
+
+def test_large_uncompressed_chunks_pass_through_a_small_buffer(tmp_path):
+    array = made(LocalStore(tmp_path), "none", shape=(64, 48), chunks=(32, 24))
+    expected = np.arange(64 * 48).reshape(64, 48) + 1
+    np.testing.assert_array_equal(array[:32, :24], expected[:32, :24])
+    np.testing.assert_array_equal(array[...], expected)
+    np.testing.assert_array_equal(array[5:, ::-1], expected[5:, ::-1])
+
+
+def test_readers_of_one_array_in_many_threads_do_not_share_buffers(tmp_path):
+    array = made(LocalStore(tmp_path))
+    expected = array[...]
+    wrong = []
+
+    def read():
+        for k in range(40):
+            if not np.array_equal(array[k % 8 :: 2], expected[k % 8 :: 2]):
+                wrong.append(k)
+
+    threads = [threading.Thread(target=read) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_codec_may_read_arrays_itself(tmp_path, monkeypatch):
+    """Buffers belong to one read: another one in the same thread has its own."""
+    inner = made(LocalStore(tmp_path / "inner"))
+    array = made(LocalStore(tmp_path / "outer"))
+    expected = array[...]
+    decode = ZstdCodec.decode
+    busy = threading.local()
+
+    def nested(self, *args):
+        if not getattr(busy, "now", False):
+            busy.now = True
+            inner[3:7, 3:7]
+            busy.now = False
+        return decode(self, *args)
+
+    monkeypatch.setattr(ZstdCodec, "decode", nested)
+    np.testing.assert_array_equal(array[...], expected)
+    np.testing.assert_array_equal(array[::3], expected[::3])
+
+
+def test_scratch_grows_and_keeps_its_memory():
+    scratch = host_read.Scratch()
+    first = scratch.get("a", 10)
+    first[:] = b"0123456789"
+    assert bytes(scratch.get("a", 4)) == b"0123"
+    assert len(scratch.get("a", 20)) == 20
+    assert scratch.get("b", 3).obj is not scratch.get("a", 3).obj
