@@ -24,6 +24,8 @@ TASK_NBYTES = 1 << 20
 """Decoded bytes per task: enough to make the 13 us of a pool task disappear."""
 SERIAL_NBYTES = 256 << 10
 """Chunks of fewer bytes, for a local store, are written by the calling thread alone."""
+SERIAL_RAW_NBYTES = 1 << 20
+"""The same where they are not compressed: copying is as fast as waking a thread."""
 MANY = 64
 """Objects per call of a store to which calls take their time."""
 
@@ -70,8 +72,9 @@ class WriteJob:
         n = len(self.plan)
         if not self.store.local:
             return min(config.current.io_threads, n)
-        small = leaf_nbytes(self.layout) * n < SERIAL_NBYTES
-        return 1 if small else min(workers.thread_count(), n)
+        raw = not self.layout.levels.leaf.chain.bytes_bytes
+        least = SERIAL_RAW_NBYTES if raw else SERIAL_NBYTES
+        return 1 if leaf_nbytes(self.layout) * n < least else min(workers.thread_count(), n)
 
     @cached_property
     def batch(self) -> int:

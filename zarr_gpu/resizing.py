@@ -23,10 +23,9 @@ from zarr_gpu.creation import with_shape
 from zarr_gpu.errors import ReadOnlyError, UnsupportedError
 from zarr_gpu.indexing import parse_basic
 from zarr_gpu.layout import ArrayLayout
-from zarr_gpu.metadata import json
 from zarr_gpu.metadata.array import ArrayMetadata
+from zarr_gpu.metadata.documents import parse_document_v3
 from zarr_gpu.metadata.grids import RectilinearGrid
-from zarr_gpu.metadata.group import parse_node_v3
 from zarr_gpu.nodes import document_key, lock_or_none, read_array, write_node
 from zarr_gpu.plan import make_plan
 from zarr_gpu.stores.base import Store
@@ -92,7 +91,7 @@ def _read(array: Array, key: str) -> tuple[ArrayMetadata, bytes | None]:
     """Metadata as they are stored now, and in format 3 the document ``key`` itself."""
     if array.metadata.zarr_format == 3:
         data = array.store.get(key, limit=config.current.limits.metadata_nbytes)
-        found = None if data is None else parse_node_v3(json.load(data, key), key)
+        found = None if data is None else parse_document_v3(data, key)
         if data is not None and isinstance(found, ArrayMetadata):
             return found, bytes(data)
     return read_array(array.store, array.path, array.metadata.zarr_format), None

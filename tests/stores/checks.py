@@ -233,6 +233,37 @@ class WritableStore:
         assert bytes(empty.get("y/0")) == b"1"
         empty.set_many([])
 
+    def test_parts_follow_each_other_and_may_share_memory(self, empty):
+        buffer = bytearray(3)
+
+        def parts():
+            for i in range(3):
+                buffer[:] = b"%d%d%d" % (i, i, i)
+                yield memoryview(buffer)
+
+        assert empty.set_parts("a/k", parts)
+        assert bytes(empty.get("a/k")) == b"000111222"
+        assert empty.set_parts("a/k", lambda: [b"", b"1"])
+        assert bytes(empty.get("a/k")) == b"1"
+
+    def test_no_parts_change_nothing(self, empty):
+        assert not empty.set_parts("n/k", list)
+        assert list(empty.list_prefix()) == []
+        empty.set("k", b"old")
+        assert not empty.set_parts("k", list)
+        assert bytes(empty.get("k")) == b"old"
+
+    def test_parts_that_fail_leave_the_old_object(self, empty):
+        def parts():
+            yield b"new"
+            raise KeyError("no more")
+
+        empty.set("k", b"old")
+        with pytest.raises(KeyError, match="no more"):
+            empty.set_parts("k", parts)
+        assert bytes(empty.get("k")) == b"old"
+        assert list(empty.list_prefix()) == ["k"]
+
     @pytest.mark.parametrize("key", BAD_KEYS, ids=repr)
     def test_illegal_keys_are_not_written(self, empty, key):
         with pytest.raises(StoreKeyError):
