@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -100,29 +101,32 @@ class BlockJob(ReadJob):
     def _fill_encoded(self, keys: list[str], block: _Block, chain: BoundChain) -> None:
         encoded = self.scratch.get("encoded", chain.stored.limit)
         pieces = block.pieces
-        for i, n in enumerate(self._filled(keys, encoded)):
-            if n >= 0:
+        i = 0
+        try:
+            for n in self.store.fill(keys, repeat(encoded)):
                 try:
-                    chain.decode_into(encoded[:n], pieces[i])
-                except CodecError:
-                    pass
-                else:
-                    continue
-                # once more, and carefully
-            data = None if n < 0 else self._get(keys[i], chain)
-            self._decode_piece(data, block, i, chain, keys[i])
+                    if n >= 0:
+                        chain.decode_into(encoded[:n], pieces[i])
+                except CodecError:  # once more, and carefully
+                    n = -2
+                if n < 0:
+                    data = None if n == -1 else self._get(keys[i], chain)
+                    self._decode_piece(data, block, i, chain, keys[i])
+                i += 1
+        except LimitError as error:
+            raise self.errors.decoding(error, keys[i]) from error
 
     def _fill_raw(self, keys: list[str], block: _Block, chain: BoundChain) -> None:
         nbytes = block.memory.nbytes
-        lengths = self.store.fill(keys, block.pieces)
-        for i, key in enumerate(keys):
-            try:
-                n = next(lengths)
-            except LimitError as error:
-                raise self.errors.decoding(error, key) from error
-            if n != nbytes:
-                data = None if n < 0 else self._get(key, chain)
-                self._decode_piece(data, block, i, chain, key)
+        i = 0
+        try:
+            for n in self.store.fill(keys, block.pieces):
+                if n != nbytes:
+                    data = None if n < 0 else self._get(keys[i], chain)
+                    self._decode_piece(data, block, i, chain, keys[i])
+                i += 1
+        except LimitError as error:
+            raise self.errors.decoding(error, keys[i]) from error
 
     def _decode_piece(
         self,

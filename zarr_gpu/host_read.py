@@ -146,8 +146,13 @@ class ReadJob:
                 self._read_row(key, row, chain)
         elif self._fills(chain):
             encoded = self.scratch.get("encoded", chain.stored.limit)
-            for key, row, n in zip(keys, rows, self._filled(keys, encoded), strict=True):
-                self._decode_row_filled(encoded, n, row, chain, key)
+            done = 0
+            try:
+                for n in self.store.fill(keys, repeat(encoded)):
+                    self._decode_row_filled(encoded, n, rows[done], chain, keys[done])
+                    done += 1
+            except LimitError as error:
+                raise self.errors.decoding(error, keys[done]) from error
         else:
             for key, row, data in zip(keys, rows, self._objects(keys, chain), strict=True):
                 self._decode_row(data, row, chain, key)
@@ -183,15 +188,6 @@ class ReadJob:
         Not where a file cut short while it is read could decode to something.
         """
         return self.store.fills and chain.memory is not None and chain.stored.limit <= FILL_NBYTES
-
-    def _filled(self, keys: Sequence[str], encoded: memoryview) -> Iterator[int]:
-        """Lengths of the objects, each of which is in ``encoded`` when its length is given."""
-        lengths = self.store.fill(keys, repeat(encoded))
-        for key in keys:
-            try:
-                yield next(lengths)
-            except LimitError as error:
-                raise self.errors.decoding(error, key) from error
 
     # -- decoding ---------------------------------------------------------------------------------
 

@@ -183,8 +183,9 @@ class BoundChain:
         if not self.stored.check(len(data)):
             raise self.impossible_size(len(data))
         codecs = self.chain.bytes_bytes
-        for i in range(len(codecs) - 1, 0, -1):
-            data = codecs[i].decode(data, self.sizes[i])
+        if len(codecs) > 1:
+            for i in range(len(codecs) - 1, 0, -1):
+                data = codecs[i].decode(data, self.sizes[i])
         if codecs:
             data = codecs[0].decode(data, self.sizes[0], out)
         if data is not out:
