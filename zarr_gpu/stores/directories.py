@@ -86,4 +86,5 @@ class Directories:
             self.check_inside(directory)
             make_directories(directory, sync=sync)
             if directory != self.root:
+                self._remember(directory)
                 self.trust(parent)  # the next directory in it takes one system call
