@@ -84,8 +84,9 @@ def test_runs_of_objects_cover_all_segments(column):
     assert len(runs) == len(set(column))
 
 
-def test_neighbours_in_the_object_are_read_together():
-    numbers = np.array([0, 1, 2, 4, 5, 6])
-    offset = np.array([0, 10, 20, 30, 50, 60])
-    assert list(blocks.runs(numbers, offset, 10)) == [(0, 3), (3, 4), (4, 6)]
-    assert list(blocks.runs(numbers[:0], offset[:0], 10)) == []
+def test_blocks_of_a_box_are_consecutive_rows():
+    box = (range(2, 4), range(5, 12))
+    parts = blocks.cut(box, 4)
+    rows = [row for number in range(len(parts)) for row in blocks.rows_of(parts[number])]
+    assert rows == list(blocks.rows_of(box))
+    assert len(parts) == 4

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import pairwise, product
+from itertools import product
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -55,6 +55,11 @@ class Blocks:
             number, at = divmod(number, n)
             ranges.append(range(first + at * p, first + min(count, (at + 1) * p)))
         return tuple(reversed(ranges))
+
+
+def cut(box: Ranges, most: int) -> Blocks:
+    """A box of segments cut into blocks: consecutive rows of it."""
+    return Blocks(tuple(len(r) for r in box), most, tuple(r.start for r in box))
 
 
 def whole_ranges(plan: Plan) -> Ranges:
@@ -101,15 +106,12 @@ def cross(ranges: Ranges, columns: list[Int64]) -> Int64:
 def place_of(out: NDArray, axes: tuple[Segments, ...], ranges: Ranges, chunk: Shape) -> NDArray:
     """Where a block of whole chunks belongs in the work view, shape (*numbers, *chunk)."""
     n = len(chunk)
-    where: tuple[Any, ...] = tuple(
-        slice(int(axis.out_start[r.start]), int(axis.out_start[r.start]) + len(r) * extent)
-        for axis, r, extent in zip(axes, ranges, chunk, strict=True)
-    )
-    numbers_and_extents = [
-        m for r, extent in zip(ranges, chunk, strict=True) for m in (len(r), extent)
-    ]
-    parts: NDArray = out[(*where, ...)].reshape(numbers_and_extents)
-    return parts.transpose(*range(0, 2 * n, 2), *range(1, 2 * n, 2))
+    where: tuple[Any, ...] = tuple(axis.span(r) for axis, r in zip(axes, ranges, strict=True))
+    place: NDArray = out[(*where, ...)]
+    if all(len(r) == 1 for r in ranges):
+        return place[(None,) * n]
+    extents = [m for r, extent in zip(ranges, chunk, strict=True) for m in (len(r), extent)]
+    return place.reshape(extents).transpose(*range(0, 2 * n, 2), *range(1, 2 * n, 2))
 
 
 def by_object(column: Int64) -> list[range]:
@@ -126,12 +128,3 @@ def objects(columns: list[Int64]) -> Iterator[Ranges]:
 def rows_of(block: Ranges) -> Iterator[tuple[int, ...]]:
     """Segment numbers of every row of a block, in C order."""
     return product(*block)
-
-
-def runs(numbers: Int64, offset: Int64, nbytes: int) -> Iterator[tuple[int, int]]:
-    """Spans of consecutive chunks of ``nbytes`` that are neighbours in the object, too."""
-    n = len(numbers)
-    if n:
-        cut = (np.diff(numbers) != 1) | (np.diff(offset) != nbytes)
-        edges = [0, *(np.flatnonzero(cut) + 1).tolist(), n]
-        yield from pairwise(edges)

@@ -119,7 +119,7 @@ def _read_many(job: BlockJob) -> None:
     # Rows per task: many enough, and few enough for all threads to end at the same time.
     step = max(1, min(TASK_NBYTES // nbytes, -(-n // (4 * threads)))) if threads > 1 else 256
     if layout.sharded and job.usable():
-        workers.run(job.read_shard_blocks, job.shard_tasks(step), threads)
+        workers.run(job.read_shard_box, job.shard_tasks(max(step, job.most)), threads)
     elif layout.sharded:
         segment = plan.segment
         job.segment, job.placement = segment, layout.place(plan, segment)

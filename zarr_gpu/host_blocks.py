@@ -20,13 +20,16 @@ from zarr_gpu.blocks import Blocks, Ranges
 from zarr_gpu.codecs.chain import BoundChain, RawLayout
 from zarr_gpu.config import config
 from zarr_gpu.errors import CodecError, LimitError
-from zarr_gpu.fetching import check_inner_sizes, read_ranges
+from zarr_gpu.fetching import LOCAL_GAP, check_inner_sizes, read_ranges
 from zarr_gpu.host_read import ReadJob
 from zarr_gpu.layout import leaf_nbytes
 from zarr_gpu.stores.base import Reader
 
 BLOCK_NBYTES = 256 << 10
 """Decoded bytes of a block: the page cache copies twice as fast into an L2 cache as beyond."""
+
+WINDOW_NBYTES = 256 << 10
+"""Bytes of inner chunks that are read together from a local file."""
 
 
 class BlockJob(ReadJob):
@@ -138,9 +141,7 @@ class BlockJob(ReadJob):
         byte_range: tuple[int, int] | None = None,
     ) -> None:
         if data is None:
-            if not self.settings.read_missing_chunks:
-                raise self.errors.missing(key)
-            block.fill(i, self.layout.fill_array)
+            self._fill_piece(block.pieces[i], block.memory, key)
             return
         try:
             chain.decode_into(data, block.pieces[i])
@@ -172,84 +173,184 @@ class BlockJob(ReadJob):
 
     # -- shards -----------------------------------------------------------------------------------
 
-    def shard_tasks(self, rows: int) -> Iterator[tuple[list[int], list[Ranges]]]:
-        """Object coordinates and some of the blocks in them, of about ``rows`` rows."""
+    def shard_tasks(self, rows: int) -> Iterator[tuple[list[int], Ranges]]:
+        """Object coordinates, and a box of at most ``rows`` segments inside the object."""
         per_shard = self.layout.levels.layouts[0].per_shard
         columns = [c // n for c, n in zip(self.chunks, per_shard, strict=True)]
-        per_task = max(1, rows // self.most)
         for ranges in blocks.objects(columns):
             where = [int(c[r.start]) for c, r in zip(columns, ranges, strict=True)]
-            first = tuple(r.start for r in ranges)
-            inner = Blocks(tuple(len(r) for r in ranges), self.most, first)
-            for at in range(0, len(inner), per_task):
-                stop = min(len(inner), at + per_task)
-                yield where, [inner[number] for number in range(at, stop)]
+            boxes = blocks.cut(ranges, rows)
+            for number in range(len(boxes)):
+                yield where, boxes[number]
 
-    def read_shard_blocks(self, task: tuple[list[int], list[Ranges]]) -> None:
-        where, ranges = task
+    def read_shard_box(self, task: tuple[list[int], Ranges]) -> None:
+        where, box = task
         key = self.layout.key(where)
         reader = self.store.open_reader(key)
         if reader is None:
-            for block in ranges:
-                axes = zip(self.plan.axes, block, strict=True)
-                spans: tuple[Any, ...] = tuple(axis.span(r) for axis, r in axes)
-                self._missing(self.out[spans], key)
+            axes = zip(self.plan.axes, box, strict=True)
+            spans: tuple[Any, ...] = tuple(axis.span(r) for axis, r in axes)
+            self._missing(self.out[spans], key)
             return
         with reader:
-            for block in ranges:
-                self._read_shard_block(reader, block, key)
+            offset, nbytes = self._inner_ranges(
+                self.layout.levels.layouts, reader, self._slots(box), key
+            )
+            whole, rest = blocks.split(box, self.whole)
+            if rest:
+                numbers = {row: i for i, row in enumerate(blocks.rows_of(box))}
+                some = [numbers[row] for row in rest]
+                chain = self.layout.levels.leaf
+                self._read_inner(reader, offset[some], nbytes[some], rest, chain, key)
+                some = [] if whole is None else [numbers[row] for row in blocks.rows_of(whole)]
+                offset, nbytes = offset[some], nbytes[some]
+            if whole is not None:
+                self._read_whole_inner(reader, whole, offset, nbytes, key)
 
-    def _read_shard_block(self, reader: Reader, block: Ranges, key: str) -> None:
-        layout = self.layout.levels.layouts[0]
-        slots = np.zeros(tuple(len(r) for r in block), np.int64)
-        for d, (r, column, parts) in enumerate(
-            zip(block, self.chunks, layout.per_shard, strict=True)
-        ):
+    def _slots(self, box: Ranges) -> Int64:
+        """Numbers of the inner chunks in their shard, shape (1, rows)."""
+        per_shard = self.layout.levels.layouts[0].per_shard
+        slots = np.zeros((1,) * len(box), np.int64)
+        for d, (r, column, parts) in enumerate(zip(box, self.chunks, per_shard, strict=True)):
             inside = column[r.start : r.stop] % parts
-            slots = slots * parts + inside.reshape(-1, *(1,) * (len(block) - d - 1))
-        offset, nbytes = self._inner_ranges(
-            self.layout.levels.layouts, reader, slots.reshape(1, -1), key
-        )
-        chain = self.layout.levels.leaf
-        whole, rest = blocks.split(block, self.whole)
-        if rest:
-            numbers = {row: i for i, row in enumerate(blocks.rows_of(block))}
-            some = [numbers[row] for row in rest]
-            self._read_inner(reader, offset[some], nbytes[some], rest, chain, key)
-        if whole is None:
-            return
-        if rest:
-            some = [numbers[row] for row in blocks.rows_of(whole)]
-            offset, nbytes = offset[some], nbytes[some]
-        self._read_whole_inner(reader, whole, offset, nbytes, key)
+            slots = slots * parts + inside.reshape(-1, *(1,) * (len(box) - d - 1))
+        return slots.reshape(1, -1)
 
     def _read_whole_inner(
-        self, reader: Reader, ranges: Ranges, offset: Int64, nbytes: Int64, key: str
+        self, reader: Reader, whole: Ranges, offset: Int64, nbytes: Int64, key: str
     ) -> None:
         chain = self.layout.levels.leaf
         memory = chain.memory
         assert memory is not None  # noqa: S101 - see usable
-        block = _Block(self, ranges, memory)
-        present: slice | Int64 = slice(None)
-        if (offset < 0).any():
-            present = np.flatnonzero(offset >= 0)
-            for i in np.flatnonzero(offset < 0).tolist():
-                self._decode_piece(None, block, i, chain, key)
-        numbers = np.arange(len(offset))[present]
-        offset, nbytes = offset[present], nbytes[present]
         if chain.raw is not None:
-            check_inner_sizes(self.errors, chain, offset, nbytes, key)
-        if chain.raw is not None and self.store.local:
-            for first, stop in blocks.runs(numbers, offset, memory.nbytes):
-                at = int(numbers[first]) * memory.nbytes
-                part = block.bytes[at : at + (stop - first) * memory.nbytes]
-                reader.read_into(int(offset[first]), part)
-        else:
-            which = numbers.tolist()
-            for i, data in read_ranges(reader, offset, nbytes, self.limits, one=self.store.local):
-                byte_range = int(offset[i]), int(nbytes[i])
-                self._decode_piece(data, block, which[i], chain, key, byte_range)
-        block.deliver()
+            there = offset >= 0
+            check_inner_sizes(self.errors, chain, offset[there], nbytes[there], key)
+        parts = _Parts(reader, offset, nbytes, self)
+        boxes = blocks.cut(whole, self.most)
+        first = 0
+        for number in range(len(boxes)):
+            block = _Block(self, boxes[number], memory)
+            stop = first + block.count
+            if not self.store.local:
+                self._decode_fetched(parts, first, stop, block, chain, key)
+            elif chain.raw is None:
+                for i, piece in enumerate(block.pieces, first):
+                    self._decode_inner(parts, i, piece, chain, key)
+            elif not parts.read_neighbours(first, stop, block.bytes):
+                for i, piece in enumerate(block.pieces, first):
+                    if not parts.read(i, piece):
+                        self._fill_piece(piece, memory, key)
+            block.deliver()
+            first = stop
+
+    def _decode_inner(
+        self, parts: _Parts, i: int, piece: memoryview, chain: BoundChain, key: str
+    ) -> None:
+        data = parts.get(i)
+        if data is None:
+            assert chain.memory is not None  # noqa: S101 - see usable
+            self._fill_piece(piece, chain.memory, key)
+            return
+        try:
+            chain.decode_into(data, piece)
+        except CodecError as error:
+            raise self.errors.decoding(error, key, parts.span(i)) from error
+
+    def _decode_fetched(
+        self, parts: _Parts, first: int, stop: int, block: _Block, chain: BoundChain, key: str
+    ) -> None:
+        """The same where ranges take their time: those of a block are asked for together."""
+        left = set(range(first, stop))
+        for i, data in parts.fetch(first, stop):
+            left.remove(i)
+            try:
+                chain.decode_into(data, block.pieces[i - first])
+            except CodecError as error:
+                raise self.errors.decoding(error, key, parts.span(i)) from error
+        for i in left:
+            self._fill_piece(block.pieces[i - first], block.memory, key)
+
+    def _fill_piece(self, piece: memoryview, memory: RawLayout, key: str) -> None:
+        if not self.settings.read_missing_chunks:
+            raise self.errors.missing(key)
+        np.frombuffer(piece, memory.dtype)[...] = self.layout.fill_array
+
+
+class _Parts:
+    """Inner chunks of an opened shard, by number; those that lie close together are read at once.
+
+    They are asked for in C order, which is how nearly all writers store them.
+    """
+
+    def __init__(self, reader: Reader, offset: Int64, nbytes: Int64, job: BlockJob) -> None:
+        self._reader = reader
+        self._columns = offset, nbytes
+        self._offset: list[int] = offset.tolist()
+        self._nbytes: list[int] = nbytes.tolist()
+        self._job = job
+        self._start = self._stop = 0
+        self._window = memoryview(b"")
+
+    def span(self, i: int) -> tuple[int, int]:
+        return self._offset[i], self._nbytes[i]
+
+    def get(self, i: int) -> memoryview | None:
+        """The bytes of number ``i``, valid until the next one is asked for; None: missing."""
+        start, nbytes = self._offset[i], self._nbytes[i]
+        if start < 0:
+            return None
+        if start < self._start or start + nbytes > self._stop:
+            self._move(i)
+        return self._window[start - self._start : start - self._start + nbytes]
+
+    def _move(self, i: int) -> None:
+        """Read number ``i`` and what follows it closely."""
+        start = self._offset[i]
+        stop = start + self._nbytes[i]
+        for j in range(i + 1, len(self._offset)):
+            at = self._offset[j]
+            if at < 0:
+                continue
+            end = at + self._nbytes[j]
+            if at < stop or at - stop > LOCAL_GAP or end - start > WINDOW_NBYTES:
+                break
+            stop = end
+        self._window = self._job.scratch.get("encoded", stop - start)
+        self._start = self._stop = 0  # nothing, should the read fail
+        self._reader.read_into(start, self._window)
+        self._start, self._stop = start, stop
+
+    def read(self, i: int, into: memoryview) -> bool:
+        """Fill ``into`` with an uncompressed inner chunk; False: missing."""
+        if self._offset[i] < 0:
+            return False
+        self._reader.read_into(self._offset[i], into)
+        return True
+
+    def read_neighbours(self, first: int, stop: int, into: memoryview) -> bool:
+        """Fill ``into`` with uncompressed inner chunks that are neighbours in the shard, too.
+
+        False when they are not.
+        """
+        n = self._nbytes[first]
+        start = self._offset[first]
+        if start < 0 or self._offset[first:stop] != list(
+            range(start, start + (stop - first) * n, n)
+        ):
+            return False
+        self._reader.read_into(start, into)
+        return True
+
+    def fetch(self, first: int, stop: int) -> Iterator[tuple[int, memoryview]]:
+        """``(number, bytes)`` of those that are there, by few requests."""
+        offset, nbytes = (column[first:stop] for column in self._columns)
+        there = np.flatnonzero(offset >= 0)
+        numbers = (there + first).tolist()
+        limits = self._job.limits
+        for i, data in read_ranges(
+            self._reader, offset[there], nbytes[there], limits, one=self._job.store.local
+        ):
+            yield numbers[i], data
 
 
 class _Block:
@@ -285,9 +386,6 @@ class _Block:
         ndim = self._place.ndim // 2
         for number in np.ndindex(*self._place.shape[:ndim]):
             yield self._place[(*number, ...)]
-
-    def fill(self, i: int, value: NDArray) -> None:
-        np.frombuffer(self.pieces[i], self.memory.dtype)[...] = value
 
     def deliver(self) -> None:
         """Move scratch memory to the output."""
