@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from zarr_gpu import indexing
+from zarr_gpu.assembler import Assembler
 from zarr_gpu.errors import BoundsCheckError, SelectionError, VindexInvalidSelectionError
 from zarr_gpu.indexing import Selection
-from zarr_gpu.metadata.grids import Axis, RectilinearGrid, RegularGrid
-from zarr_gpu.assembler import Assembler
+from zarr_gpu.metadata.grids import Axis, RectilinearGrid, RegularAxis, RegularGrid
 from zarr_gpu.plan import make_plan, place
 
 shapes = npst.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=7)
@@ -264,3 +264,11 @@ def test_a_plan_of_a_million_chunks_has_no_python_objects_per_chunk() -> None:
     assert len(plan) == 10**6
     assert plan.chunk.shape == (10**6, 3)
     assert sum(len(axis) for axis in plan.axes) == 300
+
+
+def test_steps_over_many_chunks_do_not_count_them() -> None:
+    axes = (RegularAxis(10**18, 3),)
+    plan = make_plan(indexing.parse_basic(slice(5, None, 4 * 10**17), (10**18,)), axes)
+    assert plan.chunk[:, 0].tolist() == [1, (5 + 4 * 10**17) // 3, (5 + 8 * 10**17) // 3]
+    assert plan.chunk_start[:, 0].tolist() == [2, (5 + 4 * 10**17) % 3, (5 + 8 * 10**17) % 3]
+    assert plan.extent[:, 0].tolist() == [1, 1, 1]

@@ -20,7 +20,7 @@ from zarr_gpu.blocks import Blocks, Ranges
 from zarr_gpu.codecs.chain import BoundChain, RawLayout
 from zarr_gpu.config import config
 from zarr_gpu.errors import CodecError, LimitError
-from zarr_gpu.fetching import LOCAL_GAP, check_inner_sizes, read_ranges
+from zarr_gpu.fetching import check_inner_sizes, read_ranges
 from zarr_gpu.host_read import ReadJob
 from zarr_gpu.layout import leaf_nbytes
 from zarr_gpu.stores.base import Reader
@@ -307,12 +307,13 @@ class _Parts:
         """Read number ``i`` and what follows it closely."""
         start = self._offset[i]
         stop = start + self._nbytes[i]
+        gap, most = self._job.limits.max_gap, min(WINDOW_NBYTES, self._job.limits.max_bytes)
         for j in range(i + 1, len(self._offset)):
             at = self._offset[j]
             if at < 0:
                 continue
             end = at + self._nbytes[j]
-            if at < stop or at - stop > LOCAL_GAP or end - start > WINDOW_NBYTES:
+            if at < stop or at - stop > gap or end - start > most:
                 break
             stop = end
         self._window = self._job.scratch.get("encoded", stop - start)

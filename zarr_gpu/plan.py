@@ -98,7 +98,10 @@ def _cut_range(axis: Range, grid: Axis) -> Segments:
         )
     last = axis.start + (axis.count - 1) * axis.step
     ends = grid.chunk_of(np.array([axis.start, last], np.int64))
-    chunk = np.arange(ends[0], ends[1] + 1, dtype=np.int64)
+    if ends[1] - ends[0] < axis.count:
+        chunk = np.arange(ends[0], ends[1] + 1, dtype=np.int64)
+    else:  # most chunks are stepped over
+        chunk = np.unique(grid.chunk_of(axis.start + axis.step * np.arange(axis.count)))
     begin = grid.start(chunk)
     # number of the first selected element at or after the beginning of each chunk
     first = np.maximum(0, -((axis.start - begin) // axis.step))

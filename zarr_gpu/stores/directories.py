@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import suppress
+from functools import cached_property
 
 from zarr_gpu.errors import StoreError
 from zarr_gpu.stores.common import failed
@@ -25,16 +26,25 @@ class Directories:
     """Those at and below ``root``; with ``follow_symlinks`` links may lead anywhere."""
 
     def __init__(self, root: str, *, follow_symlinks: bool) -> None:
-        self.root = root
+        self._root = root
         self.follow_symlinks = follow_symlinks
         self.trusted = {root}
-        self._slash = root.rstrip("/") + "/"
+
+    @cached_property
+    def real_root(self) -> str:
+        """The root without links."""
+        return os.path.realpath(self._root)
 
     def trust(self, directory: str) -> bool:
         """True when ``directory`` exists and may be used, False when it does not exist."""
         if directory in self.trusted:
             return True
         try:
+            if os.path.dirname(directory) in self.trusted and stat.S_ISDIR(
+                os.lstat(directory).st_mode
+            ):  # no link: it is where its parent is
+                self._remember(directory)
+                return True
             is_directory = stat.S_ISDIR(os.stat(directory).st_mode)
         except FileNotFoundError:
             self._check_absent(directory)
@@ -49,7 +59,7 @@ class Directories:
 
     def _remember(self, directory: str) -> None:
         if len(self.trusted) >= MOST:
-            self.trusted = {self.root}
+            self.trusted = {self._root}
         self.trusted.add(directory)
 
     def _check_absent(self, directory: str) -> None:
@@ -65,7 +75,9 @@ class Directories:
     def check_inside(self, path: str) -> str:
         """The path without links; raises StoreError when it leaves the root."""
         real = os.path.realpath(path)
-        if not self.follow_symlinks and real != self.root and not real.startswith(self._slash):
+        root = self.real_root
+        inside = real == root or real.startswith(root.rstrip("/") + "/")
+        if not inside and not self.follow_symlinks:
             raise StoreError(
                 f"{path} leads out of the store through a symbolic link; if that is intended, "
                 f"open it with LocalStore(..., follow_symlinks=True)"
@@ -85,6 +97,6 @@ class Directories:
         if again or not self.trust(directory):
             self.check_inside(directory)
             make_directories(directory, sync=sync)
-            if directory != self.root:
+            if directory != self._root:
                 self._remember(directory)
                 self.trust(parent)  # the next directory in it takes one system call

@@ -13,7 +13,7 @@ old object whole. Names that start with ``.zg-`` are ours: no keys, never listed
 """
 
 # A Path object costs more than the system call.
-# ruff: noqa: PTH105, PTH112, PTH114, PTH120, PTH208
+# ruff: noqa: PTH100, PTH105, PTH112, PTH114, PTH120, PTH208
 
 from __future__ import annotations
 
@@ -73,14 +73,22 @@ class LocalStore(SameBytes):
         durable: bool | None = None,
         follow_symlinks: bool = False,
     ) -> None:
-        self.root = os.path.realpath(os.fspath(root))
+        given = os.fspath(root)
+        # What follows ".." depends on links; otherwise it is enough to know them later.
+        given = os.path.realpath(given) if ".." in given else os.path.abspath(given)
         self.read_only = read_only
         self.durable = durable
         self.follow_symlinks = follow_symlinks
-        self._slash = self.root.rstrip("/") + "/"
-        self._directories = Directories(self.root, follow_symlinks=follow_symlinks)
+        self._given = given
+        self._slash = given.rstrip("/") + "/"
+        self._directories = Directories(given, follow_symlinks=follow_symlinks)
         self._trust = self._directories.trust
         self._check_inside = self._directories.check_inside
+
+    @property
+    def root(self) -> str:
+        """The directory's path without links, which is looked for when it is first needed."""
+        return self._directories.real_root
 
     def __repr__(self) -> str:
         return f"LocalStore({self.root!r}{', read_only=True' if self.read_only else ''})"
@@ -97,7 +105,7 @@ class LocalStore(SameBytes):
         return self._slash + key
 
     def _prefix_path(self, prefix: str) -> str:
-        return self._path(prefix) if prefix else self.root
+        return self._path(prefix) if prefix else self._given
 
     # -- reading ------------------------------------------------------------------------------
 
