@@ -210,7 +210,7 @@ class Array(ArrayDescription):
         return np.asarray(self).__index__()
 
     def _parse(self, selection: Any) -> indexing.Selection:
-        return indexing.parse_numpy(selection, self.shape)
+        return indexing.parse_numpy(selection, self._layout.shape)
 
     def _parse_blocks(self, selection: Any) -> indexing.Selection:
         return indexing.parse_block(selection, self.shape, self._chunk_axes)
@@ -222,13 +222,12 @@ class Array(ArrayDescription):
         plan = self._plan(selection, layout, fields)
         shape = selection.shape
         dtype = plan_dtype(plan, layout)
+        backend = self._backend
         if out is None:
-            result = self._backend.empty(shape, dtype, self.order)
-            self._backend.read(layout, plan, self.store, result, self._settings)
+            result = backend.empty(shape, dtype, self.order)
+            backend.read(layout, plan, self.store, result, self._settings)
             return result[()] if scalars and not shape else result
-        self._backend.read(
-            layout, plan, self.store, self._backend.adopt(out, shape, dtype), self._settings
-        )
+        backend.read(layout, plan, self.store, backend.adopt(out, shape, dtype), self._settings)
         return out
 
     def _plan(self, selection: indexing.Selection, layout: ArrayLayout, fields: Fields) -> Plan:

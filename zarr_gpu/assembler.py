@@ -24,29 +24,31 @@ class Assembler:
         self._dims = tuple(d for axis in plan.axes for d in axis.dims)
         self._in_order = self._dims == tuple(range(plan.ndim))
         self._simple = not self._points and self._in_order
+        self._boxes = [axis.boxes for axis in plan.axes] if self._simple else []
+        self._spans = None if self._points else [axis.spans for axis in plan.axes]
 
     def out_index(self, row: Sequence[int]) -> tuple[Any, ...]:
         """Index of the row's elements in the work view."""
+        if self._spans is not None:
+            return tuple([spans[s] for spans, s in zip(self._spans, row, strict=True)])
         index: list[Any] = [axis.out_index(s) for axis, s in zip(self._axes, row, strict=True)]
-        return _as_open_mesh(index)
+        return _as_open_mesh(index) if len(self._points) > 1 else tuple(index)
 
     def box(self, row: Sequence[int]) -> Box | None:
         """``(start, extent, step)`` per array dimension, None when the row has points."""
         if not self._simple:
             return None
-        return [axis.box(s) for axis, s in zip(self._axes, row, strict=True)]
+        return [boxes[s] for boxes, s in zip(self._boxes, row, strict=True)]
 
     def take(self, chunk: NDArray, row: Sequence[int]) -> NDArray:
         """The row's elements of ``chunk``, shaped like its place in the work view."""
         if self._simple:
-            box: tuple[Any, ...] = tuple(
-                axis.in_chunk(s) for axis, s in zip(self._axes, row, strict=True)
-            )
-            part: NDArray = chunk[box]
+            box = [axis.in_chunk(s) for axis, s in zip(self._axes, row, strict=True)]
+            part: NDArray = chunk[tuple(box)]
             return part
         index = self._chunk_index(row)
         if len(self._points) > 1:  # orthogonal: cut one axis after the other, slices first
-            chunk = chunk[tuple(i if isinstance(i, slice) else slice(None) for i in index)]
+            chunk = chunk[tuple([i if isinstance(i, slice) else slice(None) for i in index])]
             for dim, i in enumerate(index):
                 if not isinstance(i, slice):
                     chunk = chunk.take(i, axis=dim)

@@ -38,7 +38,7 @@ class Blocks:
             per.append(-(-n // -(-n // fitting)) if n else 1)  # even parts
             most //= fitting
         self.per: Shape = tuple(reversed(per))
-        self._numbers = tuple(-(-n // p) for n, p in zip(counts, self.per, strict=True))
+        self._numbers = tuple([-(-n // p) for n, p in zip(counts, self.per, strict=True)])
 
     def __len__(self) -> int:
         return math.prod(self._numbers)
@@ -82,7 +82,10 @@ def whole_ranges(plan: Plan) -> Ranges:
 def split(block: Ranges, whole: Ranges) -> tuple[Ranges | None, list[tuple[int, ...]]]:
     """The box of whole chunks in a block, and the other rows by their segment numbers."""
     inner = tuple(
-        range(max(b.start, w.start), min(b.stop, w.stop)) for b, w in zip(block, whole, strict=True)
+        [
+            range(max(b.start, w.start), min(b.stop, w.stop))
+            for b, w in zip(block, whole, strict=True)
+        ]
     )
     if inner == block:
         return block, []
@@ -106,7 +109,7 @@ def cross(ranges: Ranges, columns: list[Int64]) -> Int64:
 def place_of(out: NDArray, axes: tuple[Segments, ...], ranges: Ranges, chunk: Shape) -> NDArray:
     """Where a block of whole chunks belongs in the work view, shape (*numbers, *chunk)."""
     n = len(chunk)
-    where: tuple[Any, ...] = tuple(axis.span(r) for axis, r in zip(axes, ranges, strict=True))
+    where: tuple[Any, ...] = tuple([axis.span(r) for axis, r in zip(axes, ranges, strict=True)])
     place: NDArray = out[(*where, ...)]
     if all(len(r) == 1 for r in ranges):
         return place[(None,) * n]

@@ -271,7 +271,7 @@ class ReadJob:
             if part is not None:
                 return memory.view(part, box)
         chunk = self._decode_whole(data, chain)
-        part_of: NDArray = chunk[tuple(slice(a, a + (n - 1) * s + 1, s) for a, n, s in box)]
+        part_of: NDArray = chunk[tuple([slice(a, a + (n - 1) * s + 1, s) for a, n, s in box])]
         return part_of
 
     def _decode_whole(self, data: Bytes, chain: BoundChain) -> NDArray:

@@ -69,12 +69,18 @@ class Selection:
     @property
     def shape(self) -> Shape:
         """Shape of the result."""
-        return tuple(n for axis in self.axes for n in axis.shape)
+        shape: Shape = ()
+        for axis in self.axes:
+            if isinstance(axis, Points):
+                shape += axis.shape
+            elif not axis.drop:
+                shape += (axis.count,)
+        return shape
 
     @property
     def work_shape(self) -> Shape:
         """Shape with one dimension per axis: integers kept, index arrays flattened."""
-        return tuple(axis.count for axis in self.axes)
+        return tuple([axis.count for axis in self.axes])
 
     @property
     def size(self) -> int:
@@ -84,7 +90,7 @@ class Selection:
     @property
     def reshapes(self) -> bool:
         """True when index arrays do not have one dimension each, as the work view's axes have."""
-        return any(isinstance(axis, Points) and len(axis.shape) != 1 for axis in self.axes)
+        return [a for a in self.axes if isinstance(a, Points) and len(a.shape) != 1] != []
 
     def work_view(self, array: NDArray) -> NDArray:
         """``array`` (of :attr:`shape`) seen in :attr:`work_shape`, backwards axes turned round.

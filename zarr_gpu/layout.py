@@ -94,7 +94,7 @@ class ArrayLayout:
             self._levels[shape] = levels
         return levels
 
-    @property
+    @cached_property
     def shape(self) -> Shape:
         return self.metadata.shape
 
@@ -103,7 +103,7 @@ class ArrayLayout:
         """False when a codec that readers may ignore is unknown: nothing can be written then."""
         return self.metadata.v2 is not None or len(self.chain.codecs) == len(self.metadata.codecs)
 
-    @property
+    @cached_property
     def sharded(self) -> bool:
         """True when inner chunks can be read by address."""
         return bool(self.levels.layouts)

@@ -56,10 +56,17 @@ class Segments:
         """``chunk_start``, ``out_start`` and ``extent`` as Python's integers, which are faster."""
         return self.chunk_start.tolist(), self.out_start.tolist(), self.extent.tolist()
 
-    def box(self, segment: int) -> tuple[int, int, int]:
-        """``(start, extent, step)`` in the chunk, of a range."""
+    @cached_property
+    def boxes(self) -> list[tuple[int, int, int]]:
+        """``(start, extent, step)`` in the chunk, of each segment of a range."""
         starts, _, extents = self._rows
-        return starts[segment], extents[segment], self.step
+        return [(start, extent, self.step) for start, extent in zip(starts, extents, strict=True)]
+
+    @cached_property
+    def spans(self) -> list[slice]:
+        """Where each segment lies on the output axis; of a range."""
+        _, starts, extents = self._rows
+        return [slice(start, start + n) for start, n in zip(starts, extents, strict=True)]
 
     def span(self, segments: range) -> slice:
         """Where consecutive segments of a range lie on the output axis."""

@@ -109,11 +109,11 @@ class BoundChain:
     specs: tuple[ChunkSpec, ...]
     sizes: tuple[Size, ...]
 
-    @property
+    @cached_property
     def spec(self) -> ChunkSpec:
         return self.specs[0]
 
-    @property
+    @cached_property
     def stored(self) -> Size:
         """Size of a stored chunk."""
         return self.sizes[-1]
@@ -271,8 +271,8 @@ class RawLayout:
 
     def view(self, data: Bytes, box: Sequence[tuple[int, int, int]]) -> NDArray:
         """The box's elements in ``data``, which holds the bytes of :meth:`span`."""
-        shape = tuple(extent for _, extent, _ in box)
-        strides = tuple(s * step for (_, _, step), s in zip(box, self.strides, strict=True))
+        shape = [extent for _, extent, _ in box]
+        strides = [s * step for (_, _, step), s in zip(box, self.strides, strict=True)]
         return np.ndarray(shape, self.dtype, data, 0, strides)
 
 
