@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -69,6 +70,9 @@ class WriteJob:
     @cached_property
     def threads(self) -> int:
         """The number of threads worth using."""
+        return self.count_threads()
+
+    def count_threads(self) -> int:
         n = len(self.plan)
         if not self.store.local:
             return min(config.current.io_threads, n)
@@ -231,9 +235,44 @@ class WriteJob:
         )
 
 
+class Arena(threading.local):
+    """Memory that each thread has for itself, given out piece by piece until it is cleared."""
+
+    def __init__(self) -> None:
+        self._memory = memoryview(b"")
+        self._used = 0
+
+    def clear(self) -> None:
+        self._used = 0
+
+    def take(self, nbytes: int) -> memoryview:
+        """``nbytes`` bytes with anything in them."""
+        start = self._used
+        if start + nbytes > len(self._memory):
+            # What was given out before lives on in what points to it.
+            self._memory = np.empty(max(nbytes, 2 * len(self._memory)), np.uint8).data
+            start = 0
+        self._used = start + nbytes
+        return self._memory[start : start + nbytes]
+
+
 def spans(n: int, step: int) -> Iterator[range]:
     """``range(n)`` in runs of ``step``."""
     return (range(at, min(n, at + step)) for at in range(0, n, step))
+
+
+def joined(parts: Iterable[Bytes]) -> Iterator[Bytes]:
+    """The same bytes in parts that are worth a system call each."""
+    small: list[Bytes] = []
+    nbytes = 0
+    for part in parts:
+        small.append(part)
+        nbytes += len(part)
+        if nbytes >= TASK_NBYTES:
+            yield part if len(small) == 1 else b"".join(small)
+            small, nbytes = [], 0
+    if small:
+        yield b"".join(small)
 
 
 def _group(slots: Int64) -> list[tuple[int, Int64]]:

@@ -7,10 +7,11 @@ so is everything that is no box of elements (``host_write``).
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
+from time import perf_counter
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,16 +22,22 @@ from zarr_gpu.blocks import Blocks, Ranges
 from zarr_gpu.codecs.chain import BoundChain, RawLayout
 from zarr_gpu.codecs.sharding import place_parts
 from zarr_gpu.config import ArrayConfig, config
-from zarr_gpu.errors import CodecError, LimitError
-from zarr_gpu.host_write import TASK_NBYTES, Done, WriteJob, spans
+from zarr_gpu.errors import ChunkEncodeError, CodecError, LimitError
+from zarr_gpu.host_write import Arena, Done, WriteJob, joined, spans
 from zarr_gpu.layout import ArrayLayout
 from zarr_gpu.plan import Box, Plan
 from zarr_gpu.stores.base import Store
 
 Part: TypeAlias = tuple[tuple[Any, ...], NDArray]
 """An index of a chunk, and values for the elements there."""
-BLOCK_NBYTES = 256 << 10
-"""Decoded bytes of a block: copying is twice as fast into an L2 cache as beyond."""
+BLOCK_NBYTES = 1 << 20
+"""Decoded bytes of a block: what is done once for each, some 50 us, is little beside copying it."""
+
+SMALL_NBYTES = 32 << 10
+SMALL_INNER_NBYTES = 16 << 10
+"""Of chunks (objects; parts of shards) that fewer than 60 us of encoding are done faster by one
+thread: two spend their time handing over the interpreter lock."""
+SHORT_S = 60e-6
 
 
 def write(
@@ -55,7 +62,7 @@ class BlockWriteJob(WriteJob):
         self, layout: ArrayLayout, plan: Plan, store: Store, value: NDArray, settings: ArrayConfig
     ) -> None:
         super().__init__(layout, plan, store, value, settings)
-        self.arena = _Arena()
+        self.arena = Arena()
 
     def usable(self) -> bool:
         """False when chunks could not be brought together in memory as they are stored."""
@@ -113,6 +120,32 @@ class BlockWriteJob(WriteJob):
     def pattern(self) -> bytes:
         """A fill value as it is stored, before compression."""
         return self.layout.fill_array.astype(self.memory.dtype).tobytes()
+
+    def count_threads(self) -> int:
+        threads = super().count_threads()
+        inner, codecs = self.layout.sharded, self.chain.chain.bytes_bytes
+        least = SMALL_INNER_NBYTES if inner else SMALL_NBYTES
+        locked = getattr(sys, "_is_gil_enabled", lambda: True)()
+        if threads == 1 or not self.store.local or not locked or self.memory.nbytes >= least:
+            return threads
+        if not codecs:
+            return threads if inner else 1
+        return 1 if self._encodes_fast() else threads
+
+    def _encodes_fast(self) -> bool:
+        """Tried with one chunk, as codecs differ in speed by three orders of magnitude."""
+        if not all(self.whole):
+            return False
+        data = self._gather(tuple(range(r.start, r.start + 1) for r in self.whole))
+        for _ in range(3):  # the first may have to load a library
+            start = perf_counter()
+            try:
+                self._compress(data, "")
+            except ChunkEncodeError:
+                return False  # whoever writes the chunk will say so
+            if perf_counter() - start < SHORT_S:
+                return True
+        return False
 
     # -- objects that are one chunk ---------------------------------------------------------------
 
@@ -406,39 +439,4 @@ class BlockWriteJob(WriteJob):
             self._finish_one(key, where, None)
         else:
             parts = layout.parts(blobs)
-            self.store.set_parts(key, lambda: _joined(parts))
-
-
-class _Arena(threading.local):
-    """Memory that each thread has for itself, given out piece by piece until it is cleared."""
-
-    def __init__(self) -> None:
-        self._memory = memoryview(b"")
-        self._used = 0
-
-    def clear(self) -> None:
-        self._used = 0
-
-    def take(self, nbytes: int) -> memoryview:
-        """``nbytes`` bytes with anything in them."""
-        start = self._used
-        if start + nbytes > len(self._memory):
-            # What was given out before lives on in what points to it.
-            self._memory = np.empty(max(nbytes, 2 * len(self._memory)), np.uint8).data
-            start = 0
-        self._used = start + nbytes
-        return self._memory[start : start + nbytes]
-
-
-def _joined(parts: Iterable[Bytes]) -> Iterator[Bytes]:
-    """The same bytes in parts that are worth a system call each."""
-    small: list[Bytes] = []
-    nbytes = 0
-    for part in parts:
-        small.append(part)
-        nbytes += len(part)
-        if nbytes >= TASK_NBYTES:
-            yield part if len(small) == 1 else b"".join(small)
-            small, nbytes = [], 0
-    if small:
-        yield b"".join(small)
+            self.store.set_parts(key, lambda: joined(parts))
