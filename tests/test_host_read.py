@@ -35,6 +35,7 @@ COMPRESSORS = {
 def small_blocks(monkeypatch):
     """Several blocks and tasks, and two threads, in small arrays."""
     monkeypatch.setattr(host_blocks, "BLOCK_NBYTES", 256)
+    monkeypatch.setattr(host_blocks, "PIECE_NBYTES", 256)
     monkeypatch.setattr(host, "TASK_NBYTES", 1024)
     monkeypatch.setattr(host, "SERIAL_NBYTES", 0)
 

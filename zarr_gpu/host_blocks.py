@@ -25,11 +25,19 @@ from zarr_gpu.host_read import ReadJob
 from zarr_gpu.layout import leaf_nbytes
 from zarr_gpu.stores.base import Reader
 
-BLOCK_NBYTES = 256 << 10
-"""Decoded bytes of a block: the page cache copies twice as fast into an L2 cache as beyond."""
+BLOCK_NBYTES = 1 << 20
+"""Decoded bytes of a block: what a block costs is spread over many chunks, and still in a cache."""
+PIECE_NBYTES = 512 << 10
+"""Uncompressed chunks of more than twice as much pass through an L2 cache."""
 
+SMALL_NBYTES = 16 << 10
+"""Chunks up to this size are decoded many at a time, where the codec can do that."""
 WINDOW_NBYTES = 256 << 10
 """Bytes of inner chunks that are read together from a local file."""
+
+
+MOST_ROWS = 1024
+"""Chunks of a block: their encoded bytes have to have room, too."""
 
 
 class BlockJob(ReadJob):
@@ -51,9 +59,15 @@ class BlockJob(ReadJob):
         """Rows of a block."""
         nbytes = leaf_nbytes(self.layout)
         if self.store.local:
-            return max(1, BLOCK_NBYTES // nbytes)
+            return max(1, min(MOST_ROWS, BLOCK_NBYTES // nbytes))
         room = config.current.memory_window_bytes // (config.current.io_threads * nbytes)
         return max(1, min(64, room))
+
+    @cached_property
+    def small(self) -> bool:
+        """True when it may pay to decode many chunks by one call."""
+        chain = self.layout.levels.leaf
+        return chain.raw is None and leaf_nbytes(self.layout) <= SMALL_NBYTES
 
     @cached_property
     def whole(self) -> Ranges:
@@ -89,8 +103,9 @@ class BlockJob(ReadJob):
         block = _Block(self, ranges, memory)
         if self._fills(chain):
             if chain.raw is None:
-                self._fill_encoded(keys, block, chain)
-            elif block.target is None and memory.nbytes > 2 * BLOCK_NBYTES:
+                if not (self.small and self._fill_small(keys, block, chain)):
+                    self._fill_encoded(keys, block, chain)
+            elif block.target is None and memory.nbytes > 2 * PIECE_NBYTES:
                 for key, place in zip(keys, block.places(), strict=True):
                     self._read_in_pieces(key, place, chain, memory)
                 return
@@ -118,6 +133,32 @@ class BlockJob(ReadJob):
                 i += 1
         except LimitError as error:
             raise self.errors.decoding(error, keys[i]) from error
+
+    def _fill_small(self, keys: list[str], block: _Block, chain: BoundChain) -> bool:
+        """Read all chunks, then decode them together; False, and nothing done, if that fails."""
+        limit = chain.stored.limit
+        encoded = self.scratch.get("encoded", limit * len(keys))
+        nbytes = np.zeros(len(keys), np.int64)
+        stop = 0
+
+        def room() -> Iterator[memoryview]:
+            while True:
+                yield encoded[stop : stop + limit]
+
+        try:
+            with self.reading:  # system calls of several threads would wait for each other
+                for i, n in enumerate(self.store.fill(keys, room())):
+                    nbytes[i] = n
+                    stop += max(0, n)
+        except LimitError:
+            return False
+        if nbytes.min() <= 0:
+            return False
+        decoded = chain.decode_many(encoded[:stop], np.cumsum(nbytes) - nbytes, nbytes)
+        if decoded is None:
+            return False
+        block.take(decoded)
+        return True
 
     def _fill_raw(self, keys: list[str], block: _Block, chain: BoundChain) -> None:
         nbytes = block.memory.nbytes
@@ -154,7 +195,7 @@ class BlockJob(ReadJob):
         """A large uncompressed chunk, through memory that stays in the cache."""
         box = [(0, n, 1) for n in chain.spec.shape]
         slowest = max(range(len(box)), key=lambda d: memory.strides[d])
-        step = max(1, BLOCK_NBYTES // memory.strides[slowest])
+        step = max(1, PIECE_NBYTES // memory.strides[slowest])
         try:
             reader = self.store.open_reader(key, limit=memory.nbytes)
         except LimitError as error:
@@ -233,6 +274,8 @@ class BlockJob(ReadJob):
             stop = first + block.count
             if not self.store.local:
                 self._decode_fetched(parts, first, stop, block, chain, key)
+            elif self.small and parts.decode_together(first, stop, block, chain):
+                pass
             elif chain.raw is None:
                 for i, piece in enumerate(block.pieces, first):
                     self._decode_inner(parts, i, piece, chain, key)
@@ -321,6 +364,21 @@ class _Parts:
         self._reader.read_into(start, self._window)
         self._start, self._stop = start, stop
 
+    def decode_together(self, first: int, stop: int, block: _Block, chain: BoundChain) -> bool:
+        """Decode all chunks of a block by one call; False, and nothing done, if that fails."""
+        offset, nbytes = (column[first:stop] for column in self._columns)
+        start = int(offset.min())
+        span = int((offset + nbytes).max()) - start
+        if start < 0 or span > 2 * int(nbytes.sum()):
+            return False
+        data = self._job.scratch.get("together", span)
+        self._reader.read_into(start, data)
+        decoded = chain.decode_many(data, offset - start, nbytes)
+        if decoded is None:
+            return False
+        block.take(decoded)
+        return True
+
     def read(self, i: int, into: memoryview) -> bool:
         """Fill ``into`` with an uncompressed inner chunk; False: missing."""
         if self._offset[i] < 0:
@@ -369,6 +427,13 @@ class _Block:
         self.target: NDArray | None = (
             self._place if in_order and self._place.flags.c_contiguous else None
         )
+
+    def take(self, decoded: Bytes) -> None:
+        """Use ``decoded`` as the bytes of all chunks."""
+        if self.target is None:
+            self.bytes = memoryview(decoded)
+        else:
+            self.bytes[:] = decoded
 
     @cached_property
     def bytes(self) -> memoryview:

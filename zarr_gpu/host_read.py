@@ -74,6 +74,8 @@ class ReadJob:
         self.settings = settings
         self.same_dtype = out.dtype == layout.dtype and plan.fields is None
         self.scratch = Scratch()
+        self.reading = threading.Lock()
+        """Held by the thread that reads small files."""
 
     @cached_property
     def errors(self) -> ChunkErrors:

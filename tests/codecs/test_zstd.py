@@ -15,6 +15,7 @@ from tests.codecs.checks import (
     each_sample,
     library,
 )
+from zarr_gpu.codecs import _zstd_batch
 from zarr_gpu.codecs.base import Size
 from zarr_gpu.codecs.zstd import ZstdCodec, read_frame_header, read_sizes
 from zarr_gpu.errors import CodecError
@@ -162,3 +163,81 @@ def test_configuration():
     for member in ({"level": 23}, {"level": -131073}, {"level": "1"}, {"checksum": 1}):
         with pytest.raises(ValueError, match=next(iter(member))):
             ZstdCodec.from_config(member)
+
+
+# -- many small frames by one call -------------------------------------------------------------
+
+
+def batch(frames):
+    nbytes = np.array([len(f) for f in frames], np.int64)
+    return memoryview(bytearray(b"".join(frames))), np.cumsum(nbytes) - nbytes, nbytes
+
+
+def contents(n, count=20):
+    rng = np.random.default_rng(n)
+    kinds = [
+        lambda: bytes(n),
+        lambda: rng.bytes(n),
+        lambda: bytes(rng.integers(0, 4, n, "u1")),
+        lambda: (b"zarr" * n)[:n],
+    ]
+    return [kinds[i % 4]() for i in range(count)]
+
+
+@pytest.mark.parametrize("nbytes", [16, 100, 255, 256, 4096, 65791, 65792, 300_000])
+@pytest.mark.parametrize("checksum", [False, True])
+def test_many_frames_decode_to_what_each_does(nbytes, checksum):
+    codec = ZstdCodec(level=3, checksum=checksum)
+    pieces = contents(nbytes, 8)
+    found = codec.decode_many(*batch([bytes(codec.encode(p)) for p in pieces]), Size(nbytes))
+    assert found == b"".join(pieces)
+
+
+def test_frames_in_any_order_and_with_gaps_are_found():
+    codec = ZstdCodec(level=1)
+    pieces = contents(500)
+    data, offset, nbytes = batch([b"gap" + bytes(codec.encode(p)) for p in pieces])
+    order = np.random.default_rng(0).permutation(len(pieces))
+    found = codec.decode_many(data, offset[order] + 3, nbytes[order] - 3, Size(500))
+    assert found == b"".join(pieces[i] for i in order)
+
+
+def damaged(frames):
+    yield "behind a frame", [*frames[:3], frames[3] + b"!", *frames[4:]]
+    yield "cut short", [*frames[:3], frames[3][:-1], *frames[4:]]
+    yield "empty", [*frames[:3], b"", *frames[4:]]
+    yield "two frames", [*frames[:3], frames[3] * 2, *frames[4:]]
+    yield "skippable", [*frames[:3], frames[3] + b"\x50\x2a\x4d\x18\0\0\0\0", *frames[4:]]
+    yield "other header", [*frames[:3], frames[3].replace(b"\x28", b"\x29", 1), *frames[4:]]
+    yield "no frame", [b"nothing of the kind", *frames[1:]]
+    for at in range(len(frames[3])):
+        changed = bytearray(frames[3])
+        changed[at] ^= 0xFF
+        yield f"byte {at}", [*frames[:3], bytes(changed), *frames[4:]]
+
+
+@pytest.mark.parametrize("nbytes", [64, 1000])
+def test_damage_is_left_to_the_decoder_of_one_frame(nbytes):
+    """Or decodes to what that decoder gives: there are bits that do not matter."""
+    codec = ZstdCodec(level=1, checksum=True)
+    frames = [bytes(codec.encode(p)) for p in contents(nbytes, 8)]
+    for what, some in damaged(frames):
+        found = codec.decode_many(*batch(some), Size(nbytes))
+        if found is not None:
+            alone = b"".join(bytes(codec.decode(f, Size(nbytes))) for f in some)
+            assert found == alone, what
+
+
+def test_frames_of_another_size_are_left_alone():
+    codec = ZstdCodec(level=1)
+    frames = [bytes(codec.encode(p)) for p in contents(1000, 4)]
+    assert codec.decode_many(*batch(frames), Size(999)) is None
+    mixed = [*frames, bytes(codec.encode(bytes(999)))]
+    assert codec.decode_many(*batch(mixed), Size(1000)) is None
+
+
+def test_without_the_package_frames_are_decoded_one_by_one(monkeypatch):
+    codec = ZstdCodec(level=1)
+    frames = [bytes(codec.encode(p)) for p in contents(1000, 4)]
+    monkeypatch.setattr(_zstd_batch, "_library", lambda: None)
+    assert codec.decode_many(*batch(frames), Size(1000)) is None

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 
-from zarr_gpu._types import JSON, Bytes, NDArray, Shape
+from zarr_gpu._types import JSON, Bytes, Int64, NDArray, Shape
 from zarr_gpu.metadata.dtypes import DataType
 
 Kind: TypeAlias = Literal["array_array", "array_bytes", "bytes_bytes"]
@@ -166,5 +166,13 @@ class BytesBytesCodec(Codec):
         then calls :meth:`decode`. The range lies inside ``decoded.limit`` and is not empty. What is
         not decoded is not checked either: damage elsewhere in the chunk may go unnoticed, and
         checksums of the whole are not compared.
+        """
+        return None
+
+    def decode_many(self, data: Bytes, offset: Int64, nbytes: Int64, decoded: Size) -> Bytes | None:
+        """What :meth:`decode` would give for each range of ``data``, one after the other.
+
+        None when that is no faster, or when anything is unusual: the caller then decodes one by
+        one. There is at least one range, none is empty, and ``decoded`` is exact.
         """
         return None

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from zarr_gpu._types import Bytes, NDArray, Shape
+from zarr_gpu._types import Bytes, Int64, NDArray, Shape
 from zarr_gpu.codecs.base import (
     ArrayArrayCodec,
     ArrayBytesCodec,
@@ -190,6 +190,18 @@ class BoundChain:
             data = codecs[0].decode(data, self.sizes[0], out)
         if data is not out:
             out[:] = data
+
+    def decode_many(self, data: Bytes, offset: Int64, nbytes: Int64) -> Bytes | None:
+        """The bytes of many small chunks, one after the other; None: decode them one by one.
+
+        Always None where that would not be faster than :meth:`decode_into`.
+        """
+        codecs = self.chain.bytes_bytes
+        if len(codecs) != 1 or not len(offset) or int(nbytes.min()) <= 0:
+            return None
+        if not self.stored.check(int(nbytes.max())):
+            return None
+        return codecs[0].decode_many(data, offset, nbytes, self.sizes[0])
 
     def decode_part(self, data: Bytes, offset: int, nbytes: int) -> Bytes | None:
         """A part of the bytes of :attr:`memory`, None when all have to be decoded."""

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from zarr_gpu._types import JSON, Bytes
-from zarr_gpu.codecs import _native
+from zarr_gpu._types import JSON, Bytes, Int64
+from zarr_gpu.codecs import _native, _zstd_batch
 from zarr_gpu.codecs._bytes_bytes import (
     SLACK,
     ends_early,
@@ -104,6 +104,13 @@ class ZstdCodec(BytesBytesCodec):
         into = target(end, None)
         done = library.part(_native.pointer(into), end, _native.pointer(data), len(data))
         return into[offset:] if done == end else None  # decoding all says what is wrong
+
+    def decode_many(self, data: Bytes, offset: Int64, nbytes: Int64, decoded: Size) -> Bytes | None:
+        first = int(offset[0])
+        head = data[first : min(first + int(nbytes[0]), first + _HEAD.size)]
+        if not _is_plain(head, decoded.limit):
+            return None
+        return _zstd_batch.decode(data, offset, nbytes, decoded.limit)
 
     def _decode_exact(self, data: Bytes, nbytes: int, out: memoryview | None) -> Bytes:
         # libzstd never writes beyond the memory it is given, and nothing less is accepted.
