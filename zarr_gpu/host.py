@@ -9,7 +9,9 @@ one chunk is read at once, by the calling thread.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -23,8 +25,15 @@ from zarr_gpu.layout import ArrayLayout, leaf_nbytes
 from zarr_gpu.plan import Placement, Plan
 from zarr_gpu.stores.base import Store
 
-TASK_NBYTES = 4 << 20
-"""Decoded bytes per task: enough to make what a task costs (some 100 us) disappear."""
+TASK_NBYTES = 1 << 20
+"""Decoded bytes per task: enough to make what a task costs (some 30 us) disappear."""
+SHARD_TASK_NBYTES = 4 << 20
+"""The same where a task opens a shard and looks up its index."""
+QUICK_NBYTES = 256 << 10
+"""Chunks up to this size may take so little time that the first ones are watched."""
+QUICK_S = 110e-6
+"""Threads that share quicker chunks mostly wait for the interpreter lock: two need longer than one
+(LZ4 chunks of 64 KiB, 60 us each: half as long again)."""
 SERIAL_NBYTES = 256 << 10
 """Requests below this, against a local store, are done by the calling thread alone."""
 
@@ -118,20 +127,31 @@ def _read_many(job: BlockJob) -> None:
     n, nbytes = len(plan), leaf_nbytes(layout)
     # Rows per task: many enough, and few enough for all threads to end at the same time.
     step = max(1, min(TASK_NBYTES // nbytes, -(-n // (4 * threads)))) if threads > 1 else 256
-    if layout.sharded and job.usable():
-        workers.run(job.read_shard_box, job.shard_tasks(max(step, job.most)), threads)
+    task: Callable[[Any], None]
+    items: Any
+    if layout.sharded:
+        step = max(step, min(-(-n // threads), SHARD_TASK_NBYTES // nbytes))
+    if job.usable():
+        step = max(step, job.most)
+        task = job.read_shard_box if layout.sharded else job.read_blocks
+        items = job.shard_tasks(step) if layout.sharded else _Runs(len(job.grid), step // job.most)
     elif layout.sharded:
-        segment = plan.segment
-        job.segment, job.placement = segment, layout.place(plan, segment)
-        workers.run(job.read_shard, _shard_tasks(job.placement, step), threads)
-    elif job.usable():
-        workers.run(job.read_blocks, _Runs(len(job.grid), max(1, step // job.most)), threads)
+        job.segment = plan.segment
+        job.placement = layout.place(plan, job.segment)
+        task, items = job.read_shard, _shard_tasks(job.placement, step)
     else:
+        task, items = job.read_run, _Runs(n, step)
+    if threads > 1 and store.local and nbytes <= QUICK_NBYTES and _has_lock():
+        start = perf_counter()
+        task(next(items))
+        if not job.together and perf_counter() - start < min(n, step) * QUICK_S:
+            threads = 1
+    workers.run(task, items, threads)
 
-        def read(rows: range) -> None:
-            job.read_rows(plan.segments_of(np.arange(rows.start, rows.stop, dtype=np.int64)))
 
-        workers.run(read, _Runs(n, step), threads)
+def _has_lock() -> bool:
+    """True in an interpreter that runs one thread at a time."""
+    return getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 def _shard_tasks(placement: Placement, step: int) -> Any:

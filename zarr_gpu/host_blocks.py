@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from zarr_gpu import blocks
+from zarr_gpu import blocks, workers
 from zarr_gpu._types import Bytes, Int64, NDArray
 from zarr_gpu.blocks import Blocks, Ranges
 from zarr_gpu.codecs.chain import BoundChain, RawLayout
@@ -43,6 +43,9 @@ MOST_ROWS = 1024
 class BlockJob(ReadJob):
     """A read of ranges from a regular grid; at most one level of shards."""
 
+    together = False
+    """Chunks were decoded many at a time, by calls that do not hold the interpreter lock."""
+
     def usable(self) -> bool:
         """False when blocks could not be whole chunks one after the other in memory."""
         chain = self.layout.levels.leaf
@@ -59,7 +62,8 @@ class BlockJob(ReadJob):
         """Rows of a block."""
         nbytes = leaf_nbytes(self.layout)
         if self.store.local:
-            return max(1, min(MOST_ROWS, BLOCK_NBYTES // nbytes))
+            for_all = -(-len(self.plan) // (2 * workers.thread_count()))
+            return max(1, min(MOST_ROWS, BLOCK_NBYTES // nbytes, for_all))
         room = config.current.memory_window_bytes // (config.current.io_threads * nbytes)
         return max(1, min(64, room))
 
@@ -158,6 +162,7 @@ class BlockJob(ReadJob):
         if decoded is None:
             return False
         block.take(decoded)
+        self.together = True
         return True
 
     def _fill_raw(self, keys: list[str], block: _Block, chain: BoundChain) -> None:
@@ -377,6 +382,7 @@ class _Parts:
         if decoded is None:
             return False
         block.take(decoded)
+        self._job.together = True
         return True
 
     def read(self, i: int, into: memoryview) -> bool:

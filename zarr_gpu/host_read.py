@@ -131,6 +131,10 @@ class ReadJob:
 
     # -- objects that are one chunk ---------------------------------------------------------------
 
+    def read_run(self, rows: range) -> None:
+        """Rows given by their numbers."""
+        self.read_rows(self.plan.segments_of(np.arange(rows.start, rows.stop, dtype=np.int64)))
+
     def read_rows(self, segment: Int64) -> None:
         """Rows given by their segment numbers, shape (rows, axes)."""
         chunks = self.plan.chunks_of(segment)

@@ -129,6 +129,11 @@ class BloscCodec(BytesBytesCodec):
             raise CodecError(str(error), codec=self.name) from error
 
     def decode(self, data: Bytes, decoded: Size, out: memoryview | None = None) -> Bytes:
+        native = _native.blosc()
+        if native is not None and decoded.exact and _is_plain(data, decoded.limit):
+            into = target(decoded.limit, out)
+            found = native.decompress(_native.pointer(into), decoded.limit, _native.pointer(data))
+            return into if found == decoded.limit else self._whole(into, found)
         header = _read_header(data)
         if not decoded.check(header.nbytes):
             raise wrong_size(self.name, decoded, header.nbytes)
@@ -138,7 +143,6 @@ class BloscCodec(BytesBytesCodec):
             return _decode_snappy(data, parse_container(data), target(header.nbytes, out))
         _check_blocks(data, header, 0, header.blocks)
         into = target(header.nbytes, out)
-        native = _native.blosc()
         if native is not None:
             found = native.decompress(_native.pointer(into), header.nbytes, _native.pointer(data))
             return self._whole(into, found)
@@ -203,8 +207,10 @@ class BloscHeader(NamedTuple):
 _HEADER = struct.Struct("<BBBBiii")
 _INT = struct.Struct("<i")
 _SHUFFLE, _STORED, _BITSHUFFLE, _RESERVED, _DONT_SPLIT = 0x01, 0x02, 0x04, 0x08, 0x10
+_UNUSUAL = _STORED | _RESERVED
 _MANY = 64  # blocks; fewer are checked faster one by one
 _FORMATS: tuple[Cname, ...] = ("blosclz", "lz4", "snappy", "zlib", "zstd")
+_NATIVE = (0, 1, 3, 4)  # all but snappy
 
 
 def parse_container(data: Bytes, expected_nbytes: int | None = None) -> BloscHeader:
@@ -214,6 +220,54 @@ def parse_container(data: Bytes, expected_nbytes: int | None = None) -> BloscHea
     """
     header = _read_header(data, expected_nbytes)
     return header._replace(streams=tuple(_streams(data, header, 0, header.blocks)))
+
+
+def _is_plain(data: Bytes, nbytes: int) -> bool:
+    """True for a compressed container of ``nbytes`` in which :func:`parse_container` finds nothing.
+
+    The same checks as there, without saying what is wrong: that they take a few microseconds
+    matters, because they are made with the interpreter lock held.
+    """
+    if len(data) < HEADER_NBYTES:
+        return False
+    version, codec_version, flags, typesize, found, blocksize, cbytes = _HEADER.unpack_from(data)
+    if version != 2 or codec_version != 1 or flags & _UNUSUAL or flags >> 5 not in _NATIVE:
+        return False
+    if found != nbytes or not HEADER_NBYTES <= cbytes <= len(data):
+        return False
+    if not typesize or not 0 < blocksize <= nbytes:
+        return False
+    splits = 1
+    if not flags & _DONT_SPLIT and typesize <= 16 and blocksize // typesize >= 128:
+        if blocksize % typesize:
+            return False
+        splits = typesize
+    full, rest = divmod(nbytes, blocksize)
+    blocks = full + 1 if rest else full
+    first = HEADER_NBYTES + 4 * blocks
+    if blocks > _MANY or first > cbytes:
+        return False
+    return _all_lie_inside(data, cbytes, first, (full, blocks, splits))
+
+
+def _all_lie_inside(data: Bytes, cbytes: int, first: int, counts: tuple[int, int, int]) -> bool:
+    """Whether the streams of few blocks are in the container; ``counts``: full blocks, blocks,
+    streams of a full block.
+    """
+    full, blocks, splits = counts
+    unpack = _INT.unpack_from
+    for i in range(blocks):
+        (at,) = unpack(data, HEADER_NBYTES + 4 * i)
+        if at < first:
+            return False
+        for _ in range(splits if i < full else 1):
+            if at > cbytes - 4:
+                return False
+            (size,) = unpack(data, at)
+            at += 4 + size
+            if size <= 0 or at > cbytes:
+                return False
+    return True
 
 
 def _read_header(data: Bytes, expected_nbytes: int | None = None) -> BloscHeader:
