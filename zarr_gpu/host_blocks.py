@@ -20,7 +20,8 @@ from zarr_gpu.blocks import Blocks, Ranges
 from zarr_gpu.codecs.chain import BoundChain, RawLayout
 from zarr_gpu.config import config
 from zarr_gpu.errors import CodecError, LimitError
-from zarr_gpu.fetching import check_inner_sizes, read_ranges
+from zarr_gpu.fetching import check_inner_sizes
+from zarr_gpu.host_parts import Parts
 from zarr_gpu.host_read import ReadJob
 from zarr_gpu.layout import leaf_nbytes
 from zarr_gpu.stores.base import Reader
@@ -32,8 +33,6 @@ PIECE_NBYTES = 512 << 10
 
 SMALL_NBYTES = 16 << 10
 """Chunks up to this size are decoded many at a time, where the codec can do that."""
-WINDOW_NBYTES = 256 << 10
-"""Bytes of inner chunks that are read together from a local file."""
 
 
 MOST_ROWS = 1024
@@ -62,7 +61,8 @@ class BlockJob(ReadJob):
         """Rows of a block."""
         nbytes = leaf_nbytes(self.layout)
         if self.store.local:
-            for_all = -(-len(self.plan) // (2 * workers.thread_count()))
+            threads = workers.thread_count()
+            for_all = -(-len(self.plan) // (2 * threads if threads > 1 else 1))
             return max(1, min(MOST_ROWS, BLOCK_NBYTES // nbytes, for_all))
         room = config.current.memory_window_bytes // (config.current.io_threads * nbytes)
         return max(1, min(64, room))
@@ -271,7 +271,7 @@ class BlockJob(ReadJob):
         if chain.raw is not None:
             there = offset >= 0
             check_inner_sizes(self.errors, chain, offset[there], nbytes[there], key)
-        parts = _Parts(reader, offset, nbytes, self)
+        parts = Parts(reader, offset, nbytes, self.scratch, self.limits)
         boxes = blocks.cut(whole, self.most)
         first = 0
         for number in range(len(boxes)):
@@ -279,7 +279,7 @@ class BlockJob(ReadJob):
             stop = first + block.count
             if not self.store.local:
                 self._decode_fetched(parts, first, stop, block, chain, key)
-            elif self.small and parts.decode_together(first, stop, block, chain):
+            elif self.small and self._decode_together(parts, first, stop, block, chain):
                 pass
             elif chain.raw is None:
                 for i, piece in enumerate(block.pieces, first):
@@ -291,8 +291,20 @@ class BlockJob(ReadJob):
             block.deliver()
             first = stop
 
+    def _decode_together(
+        self, parts: Parts, first: int, stop: int, block: _Block, chain: BoundChain
+    ) -> bool:
+        """Decode all chunks of a block by one call; False, and nothing done, if that fails."""
+        found = parts.together(first, stop)
+        decoded = None if found is None else chain.decode_many(*found)
+        if decoded is None:
+            return False
+        block.take(decoded)
+        self.together = True
+        return True
+
     def _decode_inner(
-        self, parts: _Parts, i: int, piece: memoryview, chain: BoundChain, key: str
+        self, parts: Parts, i: int, piece: memoryview, chain: BoundChain, key: str
     ) -> None:
         data = parts.get(i)
         if data is None:
@@ -305,11 +317,11 @@ class BlockJob(ReadJob):
             raise self.errors.decoding(error, key, parts.span(i)) from error
 
     def _decode_fetched(
-        self, parts: _Parts, first: int, stop: int, block: _Block, chain: BoundChain, key: str
+        self, parts: Parts, first: int, stop: int, block: _Block, chain: BoundChain, key: str
     ) -> None:
         """The same where ranges take their time: those of a block are asked for together."""
         left = set(range(first, stop))
-        for i, data in parts.fetch(first, stop):
+        for i, data in parts.fetch(first, stop, one=self.store.local):
             left.remove(i)
             try:
                 chain.decode_into(data, block.pieces[i - first])
@@ -322,100 +334,6 @@ class BlockJob(ReadJob):
         if not self.settings.read_missing_chunks:
             raise self.errors.missing(key)
         np.frombuffer(piece, memory.dtype)[...] = self.layout.fill_array
-
-
-class _Parts:
-    """Inner chunks of an opened shard, by number; those that lie close together are read at once.
-
-    They are asked for in C order, which is how nearly all writers store them.
-    """
-
-    def __init__(self, reader: Reader, offset: Int64, nbytes: Int64, job: BlockJob) -> None:
-        self._reader = reader
-        self._columns = offset, nbytes
-        self._offset: list[int] = offset.tolist()
-        self._nbytes: list[int] = nbytes.tolist()
-        self._job = job
-        self._start = self._stop = 0
-        self._window = memoryview(b"")
-
-    def span(self, i: int) -> tuple[int, int]:
-        return self._offset[i], self._nbytes[i]
-
-    def get(self, i: int) -> memoryview | None:
-        """The bytes of number ``i``, valid until the next one is asked for; None: missing."""
-        start, nbytes = self._offset[i], self._nbytes[i]
-        if start < 0:
-            return None
-        if start < self._start or start + nbytes > self._stop:
-            self._move(i)
-        return self._window[start - self._start : start - self._start + nbytes]
-
-    def _move(self, i: int) -> None:
-        """Read number ``i`` and what follows it closely."""
-        start = self._offset[i]
-        stop = start + self._nbytes[i]
-        gap, most = self._job.limits.max_gap, min(WINDOW_NBYTES, self._job.limits.max_bytes)
-        for j in range(i + 1, len(self._offset)):
-            at = self._offset[j]
-            if at < 0:
-                continue
-            end = at + self._nbytes[j]
-            if at < stop or at - stop > gap or end - start > most:
-                break
-            stop = end
-        self._window = self._job.scratch.get("encoded", stop - start)
-        self._start = self._stop = 0  # nothing, should the read fail
-        self._reader.read_into(start, self._window)
-        self._start, self._stop = start, stop
-
-    def decode_together(self, first: int, stop: int, block: _Block, chain: BoundChain) -> bool:
-        """Decode all chunks of a block by one call; False, and nothing done, if that fails."""
-        offset, nbytes = (column[first:stop] for column in self._columns)
-        start = int(offset.min())
-        span = int((offset + nbytes).max()) - start
-        if start < 0 or span > 2 * int(nbytes.sum()):
-            return False
-        data = self._job.scratch.get("together", span)
-        self._reader.read_into(start, data)
-        decoded = chain.decode_many(data, offset - start, nbytes)
-        if decoded is None:
-            return False
-        block.take(decoded)
-        self._job.together = True
-        return True
-
-    def read(self, i: int, into: memoryview) -> bool:
-        """Fill ``into`` with an uncompressed inner chunk; False: missing."""
-        if self._offset[i] < 0:
-            return False
-        self._reader.read_into(self._offset[i], into)
-        return True
-
-    def read_neighbours(self, first: int, stop: int, into: memoryview) -> bool:
-        """Fill ``into`` with uncompressed inner chunks that are neighbours in the shard, too.
-
-        False when they are not.
-        """
-        n = self._nbytes[first]
-        start = self._offset[first]
-        if start < 0 or self._offset[first:stop] != list(
-            range(start, start + (stop - first) * n, n)
-        ):
-            return False
-        self._reader.read_into(start, into)
-        return True
-
-    def fetch(self, first: int, stop: int) -> Iterator[tuple[int, memoryview]]:
-        """``(number, bytes)`` of those that are there, by few requests."""
-        offset, nbytes = (column[first:stop] for column in self._columns)
-        there = np.flatnonzero(offset >= 0)
-        numbers = (there + first).tolist()
-        limits = self._job.limits
-        for i, data in read_ranges(
-            self._reader, offset[there], nbytes[there], limits, one=self._job.store.local
-        ):
-            yield numbers[i], data
 
 
 class _Block:

@@ -10,7 +10,7 @@ from itertools import product, repeat
 
 import numpy as np
 
-from zarr_gpu._types import Bytes, Int64, NDArray, Shape
+from zarr_gpu._types import Bytes, Int64, NDArray
 from zarr_gpu.assembler import Assembler
 from zarr_gpu.chunk_errors import ChunkErrors
 from zarr_gpu.codecs.chain import BoundChain, RawLayout
@@ -26,36 +26,13 @@ from zarr_gpu.fetching import (
 )
 from zarr_gpu.layout import ArrayLayout
 from zarr_gpu.plan import Box, Placement, Plan
+from zarr_gpu.scratch import Scratch
 from zarr_gpu.stores.base import Reader, Store
 
 SPARSE_NBYTES = 64 << 10
 """Selections of uncompressed chunks that span less are read as one range, however sparse."""
 FILL_NBYTES = 64 << 20
 """Objects that may be longer are read into memory of their own size, not into a buffer."""
-
-
-class Scratch(threading.local):
-    """Buffers of one job that every thread has for itself, so that their memory stays in cache."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[str, NDArray] = {}
-        self._chunk: tuple[RawLayout, memoryview, NDArray] | None = None
-
-    def get(self, name: str, nbytes: int) -> memoryview:
-        """``nbytes`` bytes with anything in them."""
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.size < nbytes:
-            self._buffers[name] = buffer = np.empty(nbytes, np.uint8)
-        return buffer.data[:nbytes]
-
-    def chunk(self, memory: RawLayout, shape: Shape) -> tuple[memoryview, NDArray]:
-        """Memory for a decoded chunk, as bytes and as an array."""
-        known = self._chunk
-        if known is None or known[0] is not memory:
-            data = self.get("chunk", memory.nbytes)
-            array = memory.view(data, [(0, n, 1) for n in shape])
-            self._chunk = known = memory, data, array
-        return known[1], known[2]
 
 
 class ReadJob:

@@ -155,6 +155,12 @@ class ZarrPython(ZarrGpu):
 class ZarrPythonFused(ZarrPython):
     pipeline = "zarr.core.codec_pipeline.FusedCodecPipeline"
 
+    def __init__(self, threads: int) -> None:
+        module, _, name = self.pipeline.rpartition(".")
+        if not hasattr(importlib.import_module(module), name):
+            raise ImportError(f"this zarr-python has no {name}")
+        super().__init__(threads)
+
     def check_supported(self, action: str, dataset: Dataset) -> None:
         if dataset.members or action == "open":
             raise UnsupportedError("metadata as zarr-python")

@@ -1,0 +1,34 @@
+"""Memory that threads use again and again, so that it stays in their caches."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+
+from zarr_gpu._types import NDArray, Shape
+from zarr_gpu.codecs.chain import RawLayout
+
+
+class Scratch(threading.local):
+    """Buffers of one job that every thread has for itself, so that their memory stays in cache."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, NDArray] = {}
+        self._chunk: tuple[RawLayout, memoryview, NDArray] | None = None
+
+    def get(self, name: str, nbytes: int) -> memoryview:
+        """``nbytes`` bytes with anything in them."""
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.size < nbytes:
+            self._buffers[name] = buffer = np.empty(nbytes, np.uint8)
+        return buffer.data[:nbytes]
+
+    def chunk(self, memory: RawLayout, shape: Shape) -> tuple[memoryview, NDArray]:
+        """Memory for a decoded chunk, as bytes and as an array."""
+        known = self._chunk
+        if known is None or known[0] is not memory:
+            data = self.get("chunk", memory.nbytes)
+            array = memory.view(data, [(0, n, 1) for n in shape])
+            self._chunk = known = memory, data, array
+        return known[1], known[2]
