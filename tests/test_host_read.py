@@ -241,3 +241,19 @@ def test_scratch_grows_and_keeps_its_memory():
     assert bytes(scratch.get("a", 4)) == b"0123"
     assert len(scratch.get("a", 20)) == 20
     assert scratch.get("b", 3).obj is not scratch.get("a", 3).obj
+
+
+@pytest.mark.parametrize("compressor", ["zstd", "blosc", "gzip"])
+@pytest.mark.parametrize("shards", [None, (32, 24)], ids=["chunks", "shard"])
+def test_every_byte_is_read_once(tmp_path, monkeypatch, compressor, shards):
+    """Also where a codec cannot decode many chunks by one call."""
+    array = made(LocalStore(tmp_path), compressor, shards=shards)
+    expected = array[...]
+    found = []
+    for name in ("readv", "pread", "preadv"):
+        read = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, read=read: found.append(read(*a)) or found[-1])
+    np.testing.assert_array_equal(array[...], expected)
+    stored = sum(f.stat().st_size for f in (tmp_path / "c").rglob("*") if f.is_file())
+    nbytes = sum(n if isinstance(n, int) else len(n) for n in found)
+    assert nbytes <= stored  # the index of the shard is remembered

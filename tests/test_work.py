@@ -116,6 +116,8 @@ READS: dict[str, tuple[int, Any, bool, Callable[[zarr_gpu.Array], object]]] = {
     "read.none.4K": (32, None, False, lambda a: a[...]),
     "read.zstd.4K": (32, ZSTD, False, lambda a: a[...]),
     "read.zstd.64K": (128, ZSTD, False, lambda a: a[...]),
+    "read.blosc.4K": (32, BLOSC, False, lambda a: a[...]),
+    "read.shard.blosc.4K": (32, BLOSC, True, lambda a: a[...]),
     "read.blosc.64K": (128, BLOSC, False, lambda a: a[...]),
     "read.shard.none.4K": (32, None, True, lambda a: a[...]),
     "read.shard.zstd.4K": (32, ZSTD, True, lambda a: a[...]),

@@ -69,9 +69,8 @@ class BlockJob(ReadJob):
 
     @cached_property
     def small(self) -> bool:
-        """True when it may pay to decode many chunks by one call."""
-        chain = self.layout.levels.leaf
-        return chain.raw is None and leaf_nbytes(self.layout) <= SMALL_NBYTES
+        """True when many chunks may be decoded by one call, and that pays."""
+        return leaf_nbytes(self.layout) <= SMALL_NBYTES and self.layout.levels.leaf.decodes_many
 
     @cached_property
     def whole(self) -> Ranges:

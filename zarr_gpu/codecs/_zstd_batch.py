@@ -40,6 +40,11 @@ def decode(data: Bytes, offset: Int64, nbytes: Int64, content: int) -> Bytes | N
     return b"".join(found)
 
 
+def available() -> bool:
+    """True where the package is installed, with the backend that decodes many."""
+    return _library() is not None
+
+
 def ends_fit(data: Any, offset: Int64, nbytes: Int64) -> bool:
     """True when all frames have the header of the first, and end where they should."""
     first = int(offset[0])

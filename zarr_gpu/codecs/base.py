@@ -169,6 +169,11 @@ class BytesBytesCodec(Codec):
         """
         return None
 
+    @property
+    def decodes_many(self) -> bool:
+        """False when :meth:`decode_many` always gives None, so that nothing need be prepared."""
+        return False
+
     def decode_many(self, data: Bytes, offset: Int64, nbytes: Int64, decoded: Size) -> Bytes | None:
         """What :meth:`decode` would give for each range of ``data``, one after the other.
 

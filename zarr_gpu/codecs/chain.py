@@ -191,6 +191,12 @@ class BoundChain:
         if data is not out:
             out[:] = data
 
+    @property
+    def decodes_many(self) -> bool:
+        """False when :meth:`decode_many` always gives None."""
+        codecs = self.chain.bytes_bytes
+        return len(codecs) == 1 and codecs[0].decodes_many
+
     def decode_many(self, data: Bytes, offset: Int64, nbytes: Int64) -> Bytes | None:
         """The bytes of many small chunks, one after the other; None: decode them one by one.
 

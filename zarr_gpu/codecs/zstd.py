@@ -105,6 +105,10 @@ class ZstdCodec(BytesBytesCodec):
         done = library.part(_native.pointer(into), end, _native.pointer(data), len(data))
         return into[offset:] if done == end else None  # decoding all says what is wrong
 
+    @property
+    def decodes_many(self) -> bool:
+        return _zstd_batch.available()
+
     def decode_many(self, data: Bytes, offset: Int64, nbytes: Int64, decoded: Size) -> Bytes | None:
         first = int(offset[0])
         head = data[first : min(first + int(nbytes[0]), first + _HEAD.size)]
