@@ -106,6 +106,15 @@ def cross(ranges: Ranges, columns: list[Int64]) -> Int64:
     return out.reshape(math.prod(shape), len(shape))
 
 
+def slots_of(box: Ranges, chunks: list[Int64], per_shard: Shape) -> Int64:
+    """Numbers of inner chunks in their shard, in C order, by the chunk numbers of each axis."""
+    slots = np.zeros((1,) * len(box), np.int64)
+    for d, (r, column, parts) in enumerate(zip(box, chunks, per_shard, strict=True)):
+        inside = column[r.start : r.stop] % parts
+        slots = slots * parts + inside.reshape(-1, *(1,) * (len(box) - d - 1))
+    return slots.reshape(-1)
+
+
 def place_of(out: NDArray, axes: tuple[Segments, ...], ranges: Ranges, chunk: Shape) -> NDArray:
     """Where a block of whole chunks belongs in the work view, shape (*numbers, *chunk)."""
     n = len(chunk)

@@ -9,7 +9,6 @@ one chunk is read at once, by the calling thread.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import Any
@@ -141,17 +140,12 @@ def _read_many(job: BlockJob) -> None:
         task, items = job.read_shard, _shard_tasks(job.placement, step)
     else:
         task, items = job.read_run, _Runs(n, step)
-    if threads > 1 and store.local and nbytes <= QUICK_NBYTES and _has_lock():
+    if threads > 1 and store.local and nbytes <= QUICK_NBYTES and workers.take_turns():
         start = perf_counter()
         task(next(items))
         if not job.together and perf_counter() - start < min(n, step) * QUICK_S:
             threads = 1
     workers.run(task, items, threads)
-
-
-def _has_lock() -> bool:
-    """True in an interpreter that runs one thread at a time."""
-    return getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 def _shard_tasks(placement: Placement, step: int) -> Any:

@@ -47,14 +47,7 @@ class BlockJob(ReadJob):
 
     def usable(self) -> bool:
         """False when blocks could not be whole chunks one after the other in memory."""
-        chain = self.layout.levels.leaf
-        return (
-            self.layout.uniform
-            and len(self.layout.levels.layouts) <= 1
-            and chain.memory is not None
-            and chain.memory.nbytes > 0
-            and self.plan.ranges
-        )
+        return self.layout.plain and self.plan.ranges
 
     @cached_property
     def most(self) -> int:
@@ -200,16 +193,10 @@ class BlockJob(ReadJob):
         box = [(0, n, 1) for n in chain.spec.shape]
         slowest = max(range(len(box)), key=lambda d: memory.strides[d])
         step = max(1, PIECE_NBYTES // memory.strides[slowest])
-        try:
-            reader = self.store.open_reader(key, limit=memory.nbytes)
-        except LimitError as error:
-            raise self.errors.decoding(error, key) from error
-        if reader is None:
-            self._missing(place, key)
-            return
-        with reader:
-            if reader.size != memory.nbytes:
-                raise self.errors.decoding(chain.impossible_size(reader.size), key)
+        with self._open_raw(key, chain) as reader:
+            if reader is None:
+                self._missing(place, key)
+                return
             n = box[slowest][1]
             for start in range(0, n, step):
                 box[slowest] = (start, min(step, n - start), 1)
@@ -238,9 +225,9 @@ class BlockJob(ReadJob):
             self._missing(self.out[spans], key)
             return
         with reader:
-            offset, nbytes = self._inner_ranges(
-                self.layout.levels.layouts, reader, self._slots(box), key
-            )
+            layouts = self.layout.levels.layouts
+            slots = blocks.slots_of(box, self.chunks, layouts[0].per_shard)
+            offset, nbytes = self._inner_ranges(layouts, reader, slots[None, :], key)
             whole, rest = blocks.split(box, self.whole)
             if rest:
                 numbers = {row: i for i, row in enumerate(blocks.rows_of(box))}
@@ -251,15 +238,6 @@ class BlockJob(ReadJob):
                 offset, nbytes = offset[some], nbytes[some]
             if whole is not None:
                 self._read_whole_inner(reader, whole, offset, nbytes, key)
-
-    def _slots(self, box: Ranges) -> Int64:
-        """Numbers of the inner chunks in their shard, shape (1, rows)."""
-        per_shard = self.layout.levels.layouts[0].per_shard
-        slots = np.zeros((1,) * len(box), np.int64)
-        for d, (r, column, parts) in enumerate(zip(box, self.chunks, per_shard, strict=True)):
-            inside = column[r.start : r.stop] % parts
-            slots = slots * parts + inside.reshape(-1, *(1,) * (len(box) - d - 1))
-        return slots.reshape(1, -1)
 
     def _read_whole_inner(
         self, reader: Reader, whole: Ranges, offset: Int64, nbytes: Int64, key: str
@@ -391,11 +369,7 @@ class _Block:
         if self.target is not None:
             return
         shape = self._place.shape
-        ndim = len(shape) // 2
-        strides = [self.memory.nbytes] * ndim
-        for d in range(ndim - 2, -1, -1):
-            strides[d] = strides[d + 1] * shape[d + 1]
-        strides += self.memory.strides
+        strides = self.memory.strides_of(shape)
         if self._rows_are_alike():
             # Rows as single items: NumPy copies those up to twice as fast as rows of elements.
             row = np.dtype((np.void, shape[-1] * strides[-1]))

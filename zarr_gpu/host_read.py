@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from itertools import product, repeat
 
@@ -271,17 +272,24 @@ class ReadJob:
     def _read_raw_object(self, key: str, place: NDArray, box: Box, chain: BoundChain) -> None:
         raw = chain.raw
         assert raw is not None  # noqa: S101 - callers ask
+        with self._open_raw(key, chain) as reader:
+            if reader is None:
+                self._missing(place, key)
+            else:
+                self._read_raw(reader, 0, place, box, raw)
+
+    def _open_raw(self, key: str, chain: BoundChain) -> AbstractContextManager[Reader | None]:
+        """An uncompressed chunk, of the size that it must have; None where there is none."""
         try:
-            reader = self.store.open_reader(key, limit=raw.nbytes)
+            reader = self.store.open_reader(key, limit=chain.stored.limit)
         except LimitError as error:
             raise self.errors.decoding(error, key) from error
         if reader is None:
-            self._missing(place, key)
-            return
-        with reader:
-            if reader.size != raw.nbytes:
-                raise self.errors.decoding(chain.impossible_size(reader.size), key)
-            self._read_raw(reader, 0, place, box, raw)
+            return nullcontext()
+        if reader.size != chain.stored.limit:
+            reader.close()
+            raise self.errors.decoding(chain.impossible_size(reader.size), key)
+        return reader
 
     def _read_raw(
         self, reader: Reader, base: int, place: NDArray, box: Box, raw: RawLayout

@@ -7,7 +7,6 @@ so is everything that is no box of elements (``host_write``).
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
@@ -66,15 +65,7 @@ class BlockWriteJob(WriteJob):
 
     def usable(self) -> bool:
         """False when chunks could not be brought together in memory as they are stored."""
-        chain = self.layout.levels.leaf
-        return (
-            self.layout.uniform
-            and len(self.layout.levels.layouts) <= 1
-            and chain.memory is not None
-            and chain.memory.nbytes > 0
-            and self.plan.ranges
-            and self.plan.fields is None
-        )
+        return self.layout.plain and self.plan.ranges and self.plan.fields is None
 
     @cached_property
     def chain(self) -> BoundChain:
@@ -125,8 +116,12 @@ class BlockWriteJob(WriteJob):
         threads = super().count_threads()
         inner, codecs = self.layout.sharded, self.chain.chain.bytes_bytes
         least = SMALL_INNER_NBYTES if inner else SMALL_NBYTES
-        locked = getattr(sys, "_is_gil_enabled", lambda: True)()
-        if threads == 1 or not self.store.local or not locked or self.memory.nbytes >= least:
+        if (
+            threads == 1
+            or not self.store.local
+            or not workers.take_turns()
+            or self.memory.nbytes >= least
+        ):
             return threads
         if not codecs:
             return threads if inner else 1
@@ -252,12 +247,9 @@ class BlockWriteJob(WriteJob):
         place = blocks.place_of(self.value, self.plan.axes, ranges, shape)
         if self.in_place and place.flags.c_contiguous:
             return place.reshape(-1).view(np.uint8).data
-        numbers = place.shape[: len(shape)]
-        strides = [memory.nbytes] * len(numbers)
-        for d in range(len(numbers) - 2, -1, -1):
-            strides[d] = strides[d + 1] * numbers[d + 1]
         out = self.arena.take(place.size * memory.dtype.itemsize)
-        chunks: NDArray = np.ndarray(place.shape, memory.dtype, out, 0, (*strides, *memory.strides))
+        strides = memory.strides_of(place.shape)
+        chunks: NDArray = np.ndarray(place.shape, memory.dtype, out, 0, strides)
         chunks[...] = place
         return out
 
@@ -406,12 +398,7 @@ class BlockWriteJob(WriteJob):
         return np.concatenate(slots), blobs
 
     def _slots(self, block: Ranges) -> Int64:
-        slots = np.zeros(tuple(len(r) for r in block), np.int64)
-        per_shard = self.layout.levels.layouts[0].per_shard
-        for d, (r, column, parts) in enumerate(zip(block, self.chunks, per_shard, strict=True)):
-            inside = column[r.start : r.stop] % parts
-            slots = slots * parts + inside.reshape(-1, *(1,) * (len(block) - d - 1))
-        return slots.reshape(-1)
+        return blocks.slots_of(block, self.chunks, self.layout.levels.layouts[0].per_shard)
 
     def _slot(self, row: Sequence[int]) -> int:
         slot = 0

@@ -122,6 +122,16 @@ class ArrayLayout:
         return tuple(RegularAxis(n, c) for n, c in zip(self.shape, leaf, strict=True))
 
     @cached_property
+    def plain(self) -> bool:
+        """True when all chunks are one block of memory of the same shape, in shards or not.
+
+        At most one level of shards, and not empty.
+        """
+        memory = self.levels.leaf.memory
+        one_level = len(self.levels.layouts) <= 1
+        return self.uniform and one_level and memory is not None and memory.nbytes > 0
+
+    @cached_property
     def uniform(self) -> bool:
         """True when all stored objects have the same shape."""
         return isinstance(self.metadata.chunk_grid, RegularGrid)

@@ -7,6 +7,7 @@ pool, nested requests and a pool lost in a fork all just mean fewer helpers.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeVar
@@ -32,6 +33,11 @@ def thread_count() -> int:
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1
+
+
+def take_turns() -> bool:
+    """True in an interpreter that runs Python code of one thread at a time."""
+    return getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 def _get_pool() -> ThreadPoolExecutor:

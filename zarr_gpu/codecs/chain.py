@@ -276,6 +276,14 @@ class RawLayout:
             step_nbytes *= n
         return True
 
+    def strides_of(self, shape: Shape) -> list[int]:
+        """Strides of chunks that follow each other in C order, seen as (*numbers, *chunk)."""
+        ndim = len(self.strides)
+        strides = [self.nbytes] * ndim
+        for d in range(ndim - 2, -1, -1):
+            strides[d] = strides[d + 1] * shape[d + 1]
+        return [*strides, *self.strides]
+
     def span(self, box: Sequence[tuple[int, int, int]]) -> tuple[int, int]:
         """``(offset, nbytes)`` of the bytes from the first to the last element of a box.
 

@@ -44,7 +44,6 @@ from zarr_gpu.stores.publishing import (
     sync_directory,
     temporary_in,
     unlink,
-    write_file,
     write_parts,
 )
 
@@ -318,7 +317,7 @@ class LocalStore(SameBytes):
             try:
                 temporary = self._temporary(path, sync=sync, again=attempt > 0)
                 if not callable(value):
-                    write_file(temporary, value, sync=sync)
+                    write_parts(temporary, (value,), sync=sync)
                 elif not write_parts(temporary, value(), sync=sync):
                     return False
                 done = publish(temporary, path)
@@ -343,7 +342,7 @@ class LocalStore(SameBytes):
 
     def _write_temporary(self, key: str, value: Bytes) -> str:
         temporary = self._temporary(self._path(key), sync=True)
-        write_file(temporary, value, sync=True)
+        write_parts(temporary, (value,), sync=True)
         return temporary
 
     def delete(self, key: str) -> None:

@@ -33,23 +33,11 @@ def temporary_in(directory: str) -> str:
     return f"{directory}/{OURS}{os.urandom(8).hex()}"
 
 
-def write_file(path: str, value: Bytes, *, sync: bool) -> None:
-    """Create ``path`` with all of ``value``; nothing is left of it on failure."""
-    fd = os.open(path, _CREATE, 0o666)
-    try:
-        try:
-            _write_all(fd, value)
-            if sync:
-                os.fsync(fd)
-        finally:
-            os.close(fd)
-    except BaseException:
-        unlink(path)
-        raise
-
-
 def write_parts(path: str, parts: Iterable[Bytes], *, sync: bool) -> bool:
-    """The same with parts that follow each other; False, and no file, when there are none."""
+    """Create ``path`` with all parts, one after the other; nothing is left of it on failure.
+
+    False, and no file, when there are no parts.
+    """
     source = iter(parts)
     part = next(source, None)
     if part is None:
