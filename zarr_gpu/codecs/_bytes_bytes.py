@@ -27,7 +27,7 @@ _WINDOW = 4 << 10
 """Bytes given to the decompressor of a second or later member at first; see below."""
 
 
-_SHORT = 256 << 10
+SHORT_NBYTES = 256 << 10
 """A chunk up to this size is decoded as a whole: two of zstd's blocks, or a tenth of a
 millisecond of LZ4.
 """
@@ -58,7 +58,7 @@ def target(nbytes: int, out: memoryview | None) -> memoryview:
 
 def ends_early(decoded: Size, end: int) -> bool:
     """True when decoding a stream up to ``end`` saves enough to be worth a second way to do it."""
-    return decoded.exact and decoded.limit > _SHORT and 2 * end <= decoded.limit
+    return decoded.exact and decoded.limit > SHORT_NBYTES and 2 * end <= decoded.limit
 
 
 def deliver(result: Bytes, out: memoryview | None) -> Bytes:

@@ -143,6 +143,8 @@ class BytesBytesCodec(Codec):
     """bytes -> bytes."""
 
     kind: ClassVar[Kind] = "bytes_bytes"
+    parts_above: ClassVar[int | None] = None
+    """Decoded bytes of a chunk above which :meth:`decode_part` may give something; None: never."""
 
     def encoded_size(self, decoded: Size) -> Size:
         """Largest (or exact) size of the encoding of a buffer of ``decoded`` size.

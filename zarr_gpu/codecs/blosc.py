@@ -44,6 +44,7 @@ class BloscCodec(BytesBytesCodec):
     """Blosc. ``typesize`` and ``shuffle`` left out are chosen for the data type by :meth:`bind`."""
 
     name: ClassVar[str] = "blosc"
+    parts_above: ClassVar[int | None] = 0
 
     typesize: int | None = None
     cname: Cname = "zstd"

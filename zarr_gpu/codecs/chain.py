@@ -209,6 +209,13 @@ class BoundChain:
             return None
         return codecs[0].decode_many(data, offset, nbytes, self.sizes[0])
 
+    @cached_property
+    def decodes_parts(self) -> bool:
+        """False when :meth:`decode_part` always gives None."""
+        codecs = self.chain.bytes_bytes
+        above = codecs[0].parts_above if codecs else 0
+        return above is not None and self.sizes[0].limit > above
+
     def decode_part(self, data: Bytes, offset: int, nbytes: int) -> Bytes | None:
         """A part of the bytes of :attr:`memory`, None when all have to be decoded."""
         if not self.stored.check(len(data)):

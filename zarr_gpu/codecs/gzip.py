@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from zarr_gpu._types import JSON, Bytes
 from zarr_gpu.codecs import _native
 from zarr_gpu.codecs._bytes_bytes import (
+    SHORT_NBYTES,
     SLACK,
     decompress_streams,
     deliver,
@@ -37,6 +38,7 @@ class GzipCodec(BytesBytesCodec):
     """Deflate with a gzip wrapper; the modification time is always written as 0."""
 
     name: ClassVar[str] = "gzip"
+    parts_above: ClassVar[int | None] = SHORT_NBYTES
 
     level: int = 5
 

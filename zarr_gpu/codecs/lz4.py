@@ -12,7 +12,13 @@ from typing import ClassVar
 
 from zarr_gpu._types import JSON, Bytes
 from zarr_gpu.codecs import _native
-from zarr_gpu.codecs._bytes_bytes import ends_early, numcodecs_members, target, wrong_size
+from zarr_gpu.codecs._bytes_bytes import (
+    SHORT_NBYTES,
+    ends_early,
+    numcodecs_members,
+    target,
+    wrong_size,
+)
 from zarr_gpu.codecs._members import check_names, integer
 from zarr_gpu.codecs.base import BytesBytesCodec, Size
 from zarr_gpu.errors import CodecError
@@ -26,6 +32,7 @@ class LZ4Codec(BytesBytesCodec):
     """LZ4; larger ``acceleration`` is faster and compresses less."""
 
     name: ClassVar[str] = "numcodecs.lz4"
+    parts_above: ClassVar[int | None] = SHORT_NBYTES
 
     acceleration: int = 1
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from zarr_gpu._types import JSON, Bytes
-from zarr_gpu.codecs._bytes_bytes import deliver, numcodecs_members
+from zarr_gpu.codecs._bytes_bytes import SHORT_NBYTES, deliver, numcodecs_members
 from zarr_gpu.codecs._members import check_names, integer
 from zarr_gpu.codecs.base import BytesBytesCodec, Size
 from zarr_gpu.codecs.gzip import deflate_bound, inflate, inflate_part, inflate_whole
@@ -25,6 +25,7 @@ class ZlibCodec(BytesBytesCodec):
     """Deflate with a zlib wrapper; level -1 is zlib's own default."""
 
     name: ClassVar[str] = "numcodecs.zlib"
+    parts_above: ClassVar[int | None] = SHORT_NBYTES
 
     level: int = 1
 

@@ -17,6 +17,7 @@ from typing import ClassVar
 from zarr_gpu._types import JSON, Bytes, Int64
 from zarr_gpu.codecs import _native, _zstd_batch
 from zarr_gpu.codecs._bytes_bytes import (
+    SHORT_NBYTES,
     SLACK,
     ends_early,
     numcodecs_members,
@@ -41,6 +42,7 @@ class ZstdCodec(BytesBytesCodec):
     """Zstandard; level 0 is the library's default, ``checksum`` adds four bytes per frame."""
 
     name: ClassVar[str] = "zstd"
+    parts_above: ClassVar[int | None] = SHORT_NBYTES
 
     level: int = 0
     checksum: bool = False
