@@ -1,7 +1,9 @@
 import gzip
+import threading
 import zlib
 
 import numcodecs
+import numpy as np
 import pytest
 
 from tests.codecs.checks import (
@@ -45,11 +47,65 @@ def test_numcodecs_reads_it_and_is_read(data):
     check_numcodecs(GzipCodec(1), numcodecs.GZip(1), data, identical=False)
 
 
-def test_two_encodings_are_identical_and_carry_no_time():
+def test_two_encodings_are_identical_and_carry_no_time(library):
     encoded = GzipCodec().encode(FIELD)
-    assert encoded[4:8] == bytes(4)
+    assert encoded[:3] == b"\x1f\x8b\x08"
+    assert encoded[3:8] == bytes(5)  # no flags, no time
     assert encoded == GzipCodec().encode(FIELD)
-    assert encoded[10:] == bytes(numcodecs.GZip(5).encode(FIELD))[10:]
+
+
+def test_without_libdeflate_the_bytes_are_those_of_numcodecs(monkeypatch):
+    monkeypatch.setattr(_native, "ENABLED", False)
+    assert GzipCodec().encode(FIELD)[10:] == bytes(numcodecs.GZip(5).encode(FIELD))[10:]
+
+
+rng = np.random.default_rng(3)
+ORDINARY = {
+    "field": (280 + rng.normal(0, 3, 20_000).astype("<f4")).view("<u4") & 0xFFFFFF00,
+    "image": (600 + rng.normal(0, 25, 20_000)).astype("<u2"),
+    "counter": np.cumsum(rng.integers(5, 9, 20_000)).astype("<i4"),
+}
+
+
+@pytest.mark.parametrize("level", [-1, *range(10)])
+@pytest.mark.parametrize("data", ORDINARY.values(), ids=ORDINARY)
+def test_libdeflate_makes_nothing_larger_than_zlib(data, level):
+    if _native.deflate() is None:
+        pytest.skip("no libdeflate")
+    data = data.tobytes()
+    encoded = GzipCodec(level).encode(data)
+    assert encoded != zlib.compress(data, level, 31)
+    assert len(encoded) <= 1.01 * len(zlib.compress(data, level, 31))
+
+
+def test_an_encoder_is_for_one_level(library):
+    levels = [1, 9, 1, 0, 5, 9]
+    alone = []
+
+    def encode(level):
+        alone.append(GzipCodec(level).encode(FIELD))
+
+    for level in levels:
+        thread = threading.Thread(target=encode, args=(level,))
+        thread.start()
+        thread.join()
+    assert [GzipCodec(level).encode(FIELD) for level in levels] == alone
+    assert len(set(alone)) == 4
+
+
+def test_without_room_zlib_encodes(monkeypatch):
+    monkeypatch.setattr(_native.Deflate, "compress", lambda *args, **kwargs: 0)
+    assert GzipCodec(7).encode(FIELD) == zlib.compress(FIELD, 7, 31)
+
+
+@pytest.mark.parametrize("level", [0, 6])
+@pytest.mark.parametrize("n", [1, 4999, 5001, 65_535, 65_536, 300_000])
+def test_libdeflate_has_room_for_what_does_not_compress(monkeypatch, level, n):
+    if _native.deflate() is None:
+        pytest.skip("no libdeflate")
+    monkeypatch.setattr(zlib, "compress", None)
+    data = np.random.default_rng(n).bytes(n)
+    assert GzipCodec(level).decode(GzipCodec(level).encode(data), Size(n)) == data
 
 
 def test_header_with_name_and_comment_is_read(library):

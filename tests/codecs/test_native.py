@@ -183,6 +183,15 @@ def test_a_library_that_decodes_wrongly_is_not_used(monkeypatch, finder, cls):
     assert finder.__wrapped__() is None
 
 
+@needs_library
+def test_a_library_that_encodes_wrongly_is_not_used(monkeypatch):
+    monkeypatch.setattr(_native.Zstd, "compress", lambda *args: b"no frame")
+    assert _native._zstd.__wrapped__() is None
+    if _native.deflate() is not None:
+        monkeypatch.setattr(_native.Deflate, "compress", lambda *args, **kwargs: 0)
+        assert _native._deflate.__wrapped__() is None
+
+
 def test_tests_can_do_without(monkeypatch):
     monkeypatch.setattr(_native, "ENABLED", False)
     assert _native.zstd() is _native.blosc() is _native.lz4() is _native.deflate() is None

@@ -25,9 +25,11 @@ pytestmark = pytest.mark.usefixtures("library")
 
 @each_sample
 @pytest.mark.parametrize("level", [-1, 0, 1, 9])
-def test_same_as_numcodecs(data, level):
+def test_same_as_numcodecs(data, level, library):
     check_round_trip(ZlibCodec(level), data)
-    check_numcodecs(ZlibCodec(level), numcodecs.Zlib(level), data)
+    # libdeflate, where it is installed, makes another stream of the same.
+    identical = library == "numcodecs"
+    check_numcodecs(ZlibCodec(level), numcodecs.Zlib(level), data, identical=identical)
 
 
 def test_bad_streams_are_refused():

@@ -1,6 +1,10 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numcodecs
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numcodecs import zstd
 
 from tests.codecs.checks import (
@@ -15,7 +19,7 @@ from tests.codecs.checks import (
     each_sample,
     library,
 )
-from zarr_gpu.codecs import _zstd_batch
+from zarr_gpu.codecs import _native, _zstd_batch
 from zarr_gpu.codecs.base import Size
 from zarr_gpu.codecs.zstd import ZstdCodec, read_frame_header, read_sizes
 from zarr_gpu.errors import CodecError
@@ -163,6 +167,82 @@ def test_configuration():
     for member in ({"level": 23}, {"level": -131073}, {"level": "1"}, {"checksum": 1}):
         with pytest.raises(ValueError, match=next(iter(member))):
             ZstdCodec.from_config(member)
+
+
+# -- encoding with a context for each thread ---------------------------------------------------
+
+SIZES = st.one_of(
+    st.integers(0, 5000),
+    st.integers(_native.MOST_ZSTD - 2, _native.MOST_ZSTD + 2),
+    st.integers(0, _native.MOST_ZSTD),
+)
+
+
+@given(SIZES, st.integers(-50, 12) | st.integers(-131072, 22), st.booleans(), st.integers(0, 3))
+@settings(max_examples=150, deadline=None)
+def test_bytes_are_those_of_numcodecs_whatever_came_before(nbytes, level, checksum, kind):
+    data = contents(nbytes, 4)[kind]
+    level = level if nbytes < 5000 else min(level, 12)  # higher ones take a tenth of a second
+    encoded = ZstdCodec(level, checksum).encode(data)
+    assert type(encoded) is bytes
+    assert encoded == zstd.compress(data, level, checksum)
+
+
+def test_threads_with_their_own_settings_do_not_mix_them_up():
+    data = contents(3000, 40)
+    jobs = [(data[i % 40], i % 7 - 2, i % 3 == 0) for i in range(300)]
+    expected = [zstd.compress(*job) for job in jobs]
+    with ThreadPoolExecutor(8) as pool:
+        found = pool.map(lambda job: ZstdCodec(job[1], job[2]).encode(job[0]), jobs)
+        assert list(found) == expected
+
+
+@pytest.fixture
+def native():
+    library = _native.zstd()
+    if library is None:
+        pytest.skip("no libzstd")
+    return library
+
+
+def test_an_encoder_in_use_is_not_used_again(native, monkeypatch):
+    """As by the handler of a signal that writes, too."""
+    first, second = contents(2000)[1:3]
+    depth = []
+
+    def interrupted(call):
+        def wrapped(*args):
+            result = call(*args)
+            if not depth:
+                depth.append(1)
+                assert ZstdCodec(9, True).encode(second) == zstd.compress(second, 9, True)
+                depth.pop()
+            return result
+
+        return wrapped
+
+    for name in ("_compress", "_set"):
+        ZstdCodec(5).encode(first)
+        monkeypatch.setattr(native, name, interrupted(getattr(native, name)))
+        assert ZstdCodec(1).encode(first) == zstd.compress(first, 1, False)
+
+
+@pytest.mark.parametrize("name", ["_set", "_compress"])
+def test_what_fails_is_left_to_numcodecs(native, monkeypatch, name):
+    monkeypatch.setattr(native, name, lambda *args: 2**64 - 64)  # memory_allocation
+    native._idle.encoder = None
+    assert native.compress(b"abc", 3, 1, False) is None
+    assert native._idle.encoder is None  # who knows in what state it is
+    assert ZstdCodec(1).encode(FIELD) == zstd.compress(FIELD, 1, False)
+
+
+def test_memory_that_is_kept_is_bounded(native, monkeypatch):
+    most = _native.MOST_ZSTD
+    ZstdCodec(1).encode(bytes(most))
+    assert len(native._idle.encoder.memory) < most + 1024
+    monkeypatch.setattr(native, "compress", None)
+    data = bytes(most + 1)
+    assert ZstdCodec(1).encode(data) == zstd.compress(data, 1, False)
 
 
 # -- many small frames by one call -------------------------------------------------------------

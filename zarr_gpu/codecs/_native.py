@@ -35,6 +35,12 @@ MAX_INT = 2**31 - 1
 _MIN_LZ4 = 10900  # 1.9.0: a block may be decoded up to any byte
 _MIN_ZSTD = 10400  # 1.4.0: what is used here is stable from then on, or made for bindings
 
+MOST_ZSTD = 128 << 10
+"""Bytes that are compressed by a context that is kept: one of zstd's blocks. From there on making
+one costs too little, compared with 0.2 ms of compressing, for the memory that it would hold."""
+
+_LEVEL, _CHECKSUM = 100, 201  # ZSTD_cParameter in zstd.h
+
 _SAMPLE = b"zarr" * 32  # libraries have to decode it before they are believed
 _ZSTD_SAMPLE = bytes.fromhex("28b52ffd20805d0000207a6172720100f9d41101")
 _LZ4_SAMPLE = bytes.fromhex("4f7a61727204006450727a617272")
@@ -153,6 +159,37 @@ class _PerThread(threading.local):
         return _Context(*self._functions)
 
 
+class _ZstdEncoder(_Context):
+    """A context with settings, and memory for a frame of at most :data:`MOST_ZSTD` bytes."""
+
+    settings: tuple[int, bool] | None = None
+
+    def __init__(self, create: Function, free: Function, room: int) -> None:
+        super().__init__(create, free)
+        memory = bytearray(room)
+        self.memory = memoryview(memory)
+        self.address = addressof(_from_buffer(memory))  # the view keeps it from being moved
+        self.room = room
+
+
+class _DeflateEncoder(_Context):
+    """Made for one level."""
+
+    def __init__(self, create: Function, free: Function, level: int) -> None:
+        super().__init__(lambda: create(level), free)
+        self.level = level
+
+
+class _Idle(threading.local):
+    """Each thread's encoder, freed when the thread ends.
+
+    One that is used by more than one call is taken out in between: a handler of a signal runs in
+    the same thread, and then makes another.
+    """
+
+    encoder: Any = None
+
+
 class Zstd:
     """libzstd; AttributeError when something it needs is not exported."""
 
@@ -175,6 +212,31 @@ class Zstd:
             *(context, *pair, c_void_p, *pair, c_void_p),
         )
         self._is_error = _function(library, "ZSTD_isError", c_uint, c_size_t)
+        self._idle = _Idle()
+        self._new = (
+            _function(library, "ZSTD_createCCtx", c_void_p),
+            _function(library, "ZSTD_freeCCtx", c_size_t, context),
+            int(_function(library, "ZSTD_compressBound", c_size_t, c_size_t)(MOST_ZSTD)),
+        )
+        self._set = _function(library, "ZSTD_CCtx_setParameter", c_size_t, context, c_int, c_int)
+        self._compress = _function(library, "ZSTD_compress2", c_size_t, context, *pair, *pair)
+
+    def compress(self, data: Pointer, nbytes: int, level: int, checksum: bool) -> bytes | None:
+        """A frame of at most :data:`MOST_ZSTD` bytes; None when anything fails."""
+        encoder = self._idle.encoder or _ZstdEncoder(*self._new)
+        self._idle.encoder = None
+        handle = encoder.handle
+        if encoder.settings != (level, checksum):
+            codes = self._set(handle, _LEVEL, level), self._set(handle, _CHECKSUM, checksum)
+            if any(map(self._is_error, codes)):
+                return None
+            encoder.settings = level, checksum
+        size = self._compress(handle, encoder.address, encoder.room, data, nbytes)
+        if size > encoder.room:  # the code of an error
+            return None
+        frame = bytes(encoder.memory[:size])
+        self._idle.encoder = encoder
+        return frame
 
     def decompress(self, into: Pointer, room: int, data: Pointer, nbytes: int) -> int:
         """Decode all frames into ``room`` bytes; the size, or an error's code above ``room``."""
@@ -211,7 +273,9 @@ def _zstd() -> Zstd | None:
     result = bytearray(128)
     works = found.decompress(pointer(result), 128, _ZSTD_SAMPLE, len(_ZSTD_SAMPLE)) == 128
     works = works and found.part(pointer(bytearray(9)), 9, _ZSTD_SAMPLE, len(_ZSTD_SAMPLE)) == 9
-    return found if works and result == _SAMPLE else None
+    frame, again = found.compress(_SAMPLE, 128, 0, False) or b"", bytearray(128)
+    works = works and found.decompress(pointer(again), 128, frame, len(frame)) == 128
+    return found if works and result == again == _SAMPLE else None
 
 
 class Blosc:
@@ -284,7 +348,7 @@ def _lz4() -> Lz4 | None:
 
 
 class Deflate:
-    """libdeflate, which decodes whole buffers."""
+    """libdeflate, which encodes and decodes whole buffers."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         memory, pair = c_void_p, (c_void_p, c_size_t)
@@ -295,6 +359,24 @@ class Deflate:
         types = (c_int, c_void_p, *pair, *pair, memory, memory)
         self._gzip = _function(library, "libdeflate_gzip_decompress_ex", *types)
         self._zlib = _function(library, "libdeflate_zlib_decompress_ex", *types)
+        self._idle = _Idle()
+        self._new = (
+            _function(library, "libdeflate_alloc_compressor", c_void_p, c_int),
+            _function(library, "libdeflate_free_compressor", None, c_void_p),
+        )
+        pairs = (memory, *pair, *pair)
+        self._to_gzip = _function(library, "libdeflate_gzip_compress", c_size_t, *pairs)
+        self._to_zlib = _function(library, "libdeflate_zlib_compress", c_size_t, *pairs)
+
+    def compress(
+        self, into: Pointer, room: int, data: Pointer, nbytes: int, *, level: int, gzip: bool
+    ) -> int:
+        """Encode as one stream, ``level`` 0 to 12; its size, or 0 when there is no room for it."""
+        encoder = self._idle.encoder
+        if encoder is None or encoder.level != level:
+            encoder = self._idle.encoder = _DeflateEncoder(*self._new, level)
+        call = self._to_gzip if gzip else self._to_zlib
+        return call(encoder.handle, data, nbytes, into, room)  # type: ignore[no-any-return]
 
     def decompress(
         self, into: Pointer, room: int, data: Pointer, nbytes: int, *, gzip: bool
@@ -319,4 +401,7 @@ def _deflate() -> Deflate | None:
         return None
     packed, result = zlib.compress(_SAMPLE), bytearray(128)
     works = found.decompress(pointer(result), 128, packed, len(packed), gzip=False)
-    return found if works and result == _SAMPLE else None
+    ours, again = bytearray(256), bytearray(128)
+    nbytes = found.compress(pointer(ours), 256, _SAMPLE, 128, level=6, gzip=True)
+    works = works and found.decompress(pointer(again), 128, pointer(ours), nbytes, gzip=True)
+    return found if works and result == again == _SAMPLE else None

@@ -1,6 +1,8 @@
 """``gzip``: members of RFC 1952 (Zarr v3 codec "gzip", numcodecs "gzip").
 
 Several members in a row are one chunk, and zero bytes may follow, as for Python's own ``gzip``.
+Which bytes are written depends on the libraries that are installed, as RFC 1951 leaves an encoder
+free to choose; they decode to the same.
 
 >>> GzipCodec(level=9).to_dict()
 {'name': 'gzip', 'configuration': {'level': 9}}
@@ -30,6 +32,9 @@ from zarr_gpu.codecs.base import BytesBytesCodec, Size
 from zarr_gpu.errors import CodecError
 
 GZIP = 31  # wbits: 15 bits of window, gzip wrapper
+_LEVELS = (0, 2, 2, 3, 4, 5, 6, 7, 8, 10, 6)
+"""libdeflate's levels for zlib's, the last for -1. Its first leaves counters twice as large, and
+for smaller results than zlib's at 9 it takes its 10."""
 _RESERVED_FLAGS = 0xE0  # RFC 1952 section 2.3.1.2: to be refused
 
 
@@ -66,7 +71,7 @@ class GzipCodec(BytesBytesCodec):
         return Size(deflate_bound(decoded.limit), exact=False)
 
     def encode(self, data: Bytes) -> Bytes:
-        return zlib.compress(data, self.level, GZIP)
+        return deflate_whole(data, self.level, gzip=True) or zlib.compress(data, self.level, GZIP)
 
     def decode(self, data: Bytes, decoded: Size, out: memoryview | None = None) -> Bytes:
         flags = data[3] if len(data) > 3 else 0
@@ -115,6 +120,27 @@ def inflate_whole(
         _native.pointer(into), decoded.limit, _native.pointer(data), len(data), gzip=gzip
     )
     return into if good else None
+
+
+def deflate_whole(data: Bytes, level: int, *, gzip: bool) -> bytes | None:
+    """Encode by libdeflate, where it is installed: three to five times as fast as zlib.
+
+    On fields of floating-point numbers, images and counters the result is as small as zlib's, but
+    for 1 % on some that hardly compress.
+    """
+    library = _native.deflate()
+    nbytes = len(data)
+    if library is None or not nbytes:
+        return None
+    # More than libdeflate_gzip_compress_bound: stored blocks of 5000 bytes with 5 in front.
+    room = nbytes + (nbytes >> 8) + 64
+    into = target(room, None)
+    size = library.compress(
+        *(_native.pointer(into), room, _native.pointer(data), nbytes),
+        level=_LEVELS[level],
+        gzip=gzip,
+    )
+    return bytes(into[:size]) or None
 
 
 def inflate_part(data: Bytes, decoded: Size, wbits: int, offset: int, nbytes: int) -> Bytes | None:

@@ -1,5 +1,7 @@
 """``zlib``: one stream of RFC 1950 (numcodecs "zlib").
 
+As for ``gzip``, which bytes are written depends on the libraries that are installed.
+
 >>> ZlibCodec().to_dict()
 {'name': 'numcodecs.zlib', 'configuration': {'level': 1}}
 """
@@ -15,7 +17,13 @@ from zarr_gpu._types import JSON, Bytes
 from zarr_gpu.codecs._bytes_bytes import SHORT_NBYTES, deliver, numcodecs_members
 from zarr_gpu.codecs._members import check_names, integer
 from zarr_gpu.codecs.base import BytesBytesCodec, Size
-from zarr_gpu.codecs.gzip import deflate_bound, inflate, inflate_part, inflate_whole
+from zarr_gpu.codecs.gzip import (
+    deflate_bound,
+    deflate_whole,
+    inflate,
+    inflate_part,
+    inflate_whole,
+)
 
 _ZLIB = 15  # wbits: 15 bits of window, zlib wrapper
 
@@ -49,7 +57,7 @@ class ZlibCodec(BytesBytesCodec):
         return Size(deflate_bound(decoded.limit), exact=False)
 
     def encode(self, data: Bytes) -> Bytes:
-        return zlib.compress(data, self.level)
+        return deflate_whole(data, self.level, gzip=False) or zlib.compress(data, self.level)
 
     def decode(self, data: Bytes, decoded: Size, out: memoryview | None = None) -> Bytes:
         whole = inflate_whole(data, decoded, out, gzip=False)

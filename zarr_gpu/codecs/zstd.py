@@ -72,6 +72,12 @@ class ZstdCodec(BytesBytesCodec):
         return Size(decoded.limit + (decoded.limit >> 4) + SLACK, exact=False)
 
     def encode(self, data: Bytes) -> Bytes:
+        nbytes = len(data)
+        library = _native.zstd() if 0 < nbytes <= _native.MOST_ZSTD else None
+        if library is not None:
+            frame = library.compress(_native.pointer(data), nbytes, self.level, self.checksum)
+            if frame is not None:
+                return frame
         from numcodecs import zstd
 
         try:
