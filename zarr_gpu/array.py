@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields as dataclass_fields
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from zarr_gpu._types import JSON, NDArray, Shape
 from zarr_gpu.attributes import Attributes
 from zarr_gpu.backend import Backend, get_backend
 from zarr_gpu.config import ArrayConfig, config
-from zarr_gpu.description import ArrayDescription, chunk_sizes
+from zarr_gpu.description import ArrayDescription
 from zarr_gpu.errors import ReadOnlyError, SelectionError
 from zarr_gpu.layout import ArrayLayout
 from zarr_gpu.metadata.array import ArrayMetadata
@@ -34,9 +34,6 @@ from zarr_gpu.plan import Plan, make_plan
 from zarr_gpu.stores.open import make_store
 from zarr_gpu.values import Fields, plan_dtype, pop_fields, write_values
 from zarr_gpu.views import BlockIndex, OIndex, VIndex
-
-if TYPE_CHECKING:
-    pass
 
 
 class Array(ArrayDescription):
@@ -189,10 +186,10 @@ class Array(ArrayDescription):
         if not self.shape:
             raise TypeError("iteration over a 0-d array")
         axis = self._chunk_axes[0]
-        at = 0
-        for nbytes in chunk_sizes((axis,))[0]:
-            yield from self[at : at + nbytes]
-            at += nbytes
+        for chunk in range(axis.count):
+            at = np.asarray(chunk, np.int64)
+            start = int(axis.start(at))
+            yield from self[start : min(start + int(axis.extent(at)), axis.length)]
 
     def __bool__(self) -> bool:
         return bool(np.asarray(self))

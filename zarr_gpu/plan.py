@@ -24,6 +24,7 @@ import numpy as np
 from zarr_gpu._types import Int64, NDArray, Shape
 from zarr_gpu.indexing import Points, Range, Selection
 from zarr_gpu.metadata.grids import Axis, RegularAxis
+from zarr_gpu.metadata.problems import INT64_MAX
 
 Box: TypeAlias = list[tuple[int, int, int]]
 """``(start, extent, step)`` of some elements of a chunk, per dimension."""
@@ -130,13 +131,9 @@ def _cut_points(axis: Points, grids: Sequence[Axis]) -> Segments:
     """Segments of points: the points grouped by chunk, in C order of the chunks."""
     coords = [grids[d].chunk_of(i) for d, i in zip(axis.dims, axis.index, strict=True)]
     inside = np.empty_like(axis.index)
-    linear = np.zeros(axis.count, np.int64)
-    largest = 1
     for row, d, i, c in zip(inside, axis.dims, axis.index, coords, strict=True):
         np.subtract(i, grids[d].start(c), out=row)
-        largest *= max(1, grids[d].count)
-        linear *= max(1, grids[d].count)
-        linear += c
+    linear, largest = _linear(coords, [grids[d].count for d in axis.dims], axis.count)
     order = None
     if axis.count > 1 and (linear[1:] < linear[:-1]).any():
         order = _stable_order(linear, largest)
@@ -160,6 +157,22 @@ def _cut_points(axis: Points, grids: Sequence[Axis]) -> Segments:
         index=inside,
         order=order,
     )
+
+
+def _linear(coords: Sequence[Int64], counts: Sequence[int], n: int) -> tuple[Int64, int]:
+    """Numbers of ``n`` chunks in C order, which tell them apart, and a bound above all of them.
+
+    In grids of 2**63 chunks and more they count only the chunks at hand.
+    """
+    largest = math.prod(max(1, count) for count in counts)
+    if largest > INT64_MAX:
+        ranks = np.unique(np.stack(coords), axis=1, return_inverse=True)[1]
+        return ranks.reshape(-1), n
+    linear = np.zeros(n, np.int64)
+    for c, count in zip(coords, counts, strict=True):
+        linear *= max(1, count)
+        linear += c
+    return linear, largest
 
 
 def _stable_order(values: Int64, largest: int) -> Int64:
@@ -314,18 +327,31 @@ class Plan:
 
 
 def _points_cover(axis: Segments, grids: Sequence[Axis]) -> NDArray:
-    """Which segments of points hit every element of their chunk (only tried when they could)."""
-    inside = np.ones(len(axis), np.int64)
+    """Which segments of points hit every element of their chunk, each however often."""
+    sizes = []
     for position, dim in enumerate(axis.dims):
-        grid = grids[dim]
         chunk = axis.chunk[:, position]
-        inside *= np.minimum(grid.extent(chunk), grid.length - grid.start(chunk))
-    covered = np.zeros(len(axis), np.bool_)
-    for segment in np.flatnonzero(axis.extent >= inside).tolist():
-        index = axis.in_chunk(segment)
-        distinct = np.unique(np.stack(index), axis=1).shape[1]  # type: ignore[arg-type]  # points
-        covered[segment] = distinct == inside[segment]
-    return covered
+        sizes.append(
+            np.minimum(grids[dim].extent(chunk), grids[dim].length - grids[dim].start(chunk))
+        )
+    inside = math.prod(sizes, start=np.ones(len(axis), np.int64))
+    covered = axis.extent >= inside
+    if axis.index is None or not covered.any():
+        return covered
+    # A chunk that may be covered has as many places of its own among the points as it has
+    # elements: each point marks the place of its element.
+    segment = np.repeat(np.arange(len(axis)), axis.extent)
+    tried = covered[segment]
+    segment = segment[tried]
+    element = np.zeros(len(segment), np.int64)
+    for size, index in zip(sizes, axis.index, strict=True):
+        element *= size[segment]
+        element += index[tried]
+    hit = np.zeros(len(tried) + 1, np.bool_)
+    hit[axis.out_start[segment] + element] = True
+    hits = np.concatenate(([0], np.cumsum(hit)))
+    last = axis.out_start + np.where(covered, inside, 0)
+    return covered & (hits[last] - hits[axis.out_start] == inside)
 
 
 def make_plan(
@@ -371,9 +397,7 @@ def place(
     for d, axis in enumerate(object_axes):
         coords[:, d] = axis.chunk_of(begin[:, d])
         within[:, d] = (begin[:, d] - axis.start(coords[:, d])) // leaf[d]
-    linear = np.zeros(n, np.int64)
-    for d, axis in enumerate(object_axes):
-        linear = linear * max(1, axis.count) + coords[:, d]
+    linear, _ = _linear(list(coords.T), [axis.count for axis in object_axes], n)
     rows = np.arange(n, dtype=np.int64)
     if n > 1 and (linear[1:] < linear[:-1]).any():
         rows = np.argsort(linear, kind="stable")

@@ -163,6 +163,9 @@ class DataType:
             return True
         if self.is_variable:
             return _all_equal_objects(array, fill)
+        # The usual case: the first element of real data is another one.
+        if isinstance(fill, np.number) and array.flat[0].tobytes() != fill.tobytes():
+            return False
         pattern = self.fill_element(fill).astype(array.dtype, copy=False)  # its byte order
         return _all_equal_words(_words(array), _words(pattern)[0])
 
