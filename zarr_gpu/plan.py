@@ -334,8 +334,8 @@ def _points_cover(axis: Segments, grids: Sequence[Axis]) -> NDArray:
         sizes.append(
             np.minimum(grids[dim].extent(chunk), grids[dim].length - grids[dim].start(chunk))
         )
-    inside = math.prod(sizes, start=np.ones(len(axis), np.int64))
-    covered = axis.extent >= inside
+    inside: Int64 = math.prod(sizes, start=np.ones(len(axis), np.int64))
+    covered: NDArray = axis.extent >= inside
     if axis.index is None or not covered.any():
         return covered
     # A chunk that may be covered has as many places of its own among the points as it has
