@@ -351,7 +351,8 @@ def _points_cover(axis: Segments, grids: Sequence[Axis]) -> NDArray:
     hit[axis.out_start[segment] + element] = True
     hits = np.concatenate(([0], np.cumsum(hit)))
     last = axis.out_start + np.where(covered, inside, 0)
-    return covered & (hits[last] - hits[axis.out_start] == inside)
+    covered &= hits[last] - hits[axis.out_start] == inside
+    return covered
 
 
 def make_plan(
