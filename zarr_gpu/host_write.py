@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -233,27 +232,6 @@ class WriteJob:
             not start and step == 1 and extent == n
             for (start, extent, step), n in zip(box, shape, strict=True)
         )
-
-
-class Arena(threading.local):
-    """Memory that each thread has for itself, given out piece by piece until it is cleared."""
-
-    def __init__(self) -> None:
-        self._memory = memoryview(b"")
-        self._used = 0
-
-    def clear(self) -> None:
-        self._used = 0
-
-    def take(self, nbytes: int) -> memoryview:
-        """``nbytes`` bytes with anything in them."""
-        start = self._used
-        if start + nbytes > len(self._memory):
-            # What was given out before lives on in what points to it.
-            self._memory = np.empty(max(nbytes, 2 * len(self._memory)), np.uint8).data
-            start = 0
-        self._used = start + nbytes
-        return self._memory[start : start + nbytes]
 
 
 def spans(n: int, step: int) -> Iterator[range]:

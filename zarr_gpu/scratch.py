@@ -32,3 +32,28 @@ class Scratch(threading.local):
             array = memory.view(data, [(0, n, 1) for n in shape])
             self._chunk = known = memory, data, array
         return known[1], known[2]
+
+
+class Arena(threading.local):
+    """Memory that each thread has for itself, given out piece by piece until it is cleared.
+
+    Until then every piece stays as it is, unlike a buffer of :class:`Scratch`, which is given out
+    again at the next request: chunks wait in it to be stored.
+    """
+
+    def __init__(self) -> None:
+        self._memory = memoryview(b"")
+        self._used = 0
+
+    def clear(self) -> None:
+        self._used = 0
+
+    def take(self, nbytes: int) -> memoryview:
+        """``nbytes`` bytes with anything in them."""
+        start = self._used
+        if start + nbytes > len(self._memory):
+            # What was given out before lives on in what points to it.
+            self._memory = np.empty(max(nbytes, 2 * len(self._memory)), np.uint8).data
+            start = 0
+        self._used = start + nbytes
+        return self._memory[start : start + nbytes]
