@@ -123,10 +123,10 @@ def inflate_whole(
 
 
 def deflate_whole(data: Bytes, level: int, *, gzip: bool) -> bytes | None:
-    """Encode by libdeflate, where it is installed: three to five times as fast as zlib.
+    """Encode by libdeflate, where it is installed; None where it is not, or for nothing.
 
-    On fields of floating-point numbers, images and counters the result is as small as zlib's, but
-    for 1 % on some that hardly compress.
+    Chunks of 64 KiB and more take two thirds of zlib's time at level 1 and a third at 5. The result
+    is as small as zlib's, but for 1 % on noise that hardly compresses.
     """
     library = _native.deflate()
     nbytes = len(data)
