@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import zarr_gpu
-from zarr_gpu import host, host_blocks
+from zarr_gpu import host, host_blocks, host_rows
 from zarr_gpu.codecs.zstd import ZstdCodec
 from zarr_gpu.config import config
 from zarr_gpu.errors import ChunkDecodeError, ChunkNotFoundError, StoreError
@@ -36,7 +36,7 @@ COMPRESSORS = {
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Several blocks and tasks, and two threads, in small arrays."""
-    monkeypatch.setattr(host_blocks, "BLOCK_NBYTES", 256)
+    monkeypatch.setattr(host_rows, "BLOCK_NBYTES", 256)
     monkeypatch.setattr(host_blocks, "PIECE_NBYTES", 256)
     monkeypatch.setattr(host, "TASK_NBYTES", 1024)
     monkeypatch.setattr(host, "SERIAL_NBYTES", 0)
@@ -68,12 +68,36 @@ def arrays(draw):
     }
     selections = [tuple(draw(st.slices(n)) for n in shape) for _ in range(4)]
     selections += [(), tuple(draw(st.integers(-n, n - 1)) for n in shape), (slice(None, None, -1),)]
-    return options, data, selections
+    points = [
+        np.array(draw(st.lists(st.integers(-n, n - 1), min_size=1, max_size=40))) for n in shape
+    ]
+    return options, data, selections, points
 
 
-@given(arrays())
-def test_all_selections_equal_numpy(folder, case):
-    options, data, selections = case
+@given(arrays(), st.sampled_from([0.0, 1e9]))
+def test_all_selections_equal_numpy(folder, case, quick):
+    options, data, selections, points = case
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(host, "QUICK_S", quick)  # with 1e9, another thread moves what was decoded
+        compare_selections(folder, options, data, selections)
+        array = zarr_gpu.open_array(LocalStore(folder), device="cpu")
+        compare_points(array, data, points)
+
+
+def compare_points(array, data, points):
+    """Orthogonal selections, of one axis and of all, coordinates and masks."""
+    for axis, index in enumerate(points):
+        selection = (*(slice(1, None),) * axis, index)
+        np.testing.assert_array_equal(array.oindex[selection], data[selection])
+    np.testing.assert_array_equal(array.oindex[tuple(points)], data[np.ix_(*points)])
+    together = np.broadcast_arrays(*(np.resize(index, 40) for index in points))
+    np.testing.assert_array_equal(array.vindex[tuple(together)], data[tuple(together)])
+    mask = data != np.zeros((), data.dtype)
+    mask.reshape(-1)[::3] = False
+    np.testing.assert_array_equal(array.vindex[mask], data[mask])
+
+
+def compare_selections(folder, options, data, selections):
     store = LocalStore(folder)
     store.delete_prefix()
     array = zarr_gpu.create_array(store, shape=data.shape, dtype=data.dtype, **options)
@@ -100,25 +124,40 @@ def store(request, tmp_path):
     return LocalStore(tmp_path) if request.param == "local" else MemoryStore()
 
 
+SELECTIONS = {
+    "all": ...,
+    "element": (9, 9),
+    "chunk": (slice(8, 16), slice(8, 16)),
+    "steps": slice(None, None, 3),
+    "rows": [20, 9, 3],
+    "points": ([1, 20, 9, 31], [1, 5, 9, 2]),
+}
+
+
+def pick(array, selection):
+    """Of an array of zarr_gpu, or of NumPy."""
+    if isinstance(array, np.ndarray) or not isinstance(selection, list | tuple):
+        return array[selection]
+    if isinstance(selection, list):
+        return array.oindex[selection]
+    return array[selection] if isinstance(selection[0], int | slice) else array.vindex[selection]
+
+
 @pytest.mark.parametrize("compressor", list(COMPRESSORS))
-@pytest.mark.parametrize(
-    "selection", [..., (9, 9), (slice(8, 16), slice(8, 16)), slice(None, None, 3)]
-)
+@pytest.mark.parametrize("selection", SELECTIONS.values(), ids=SELECTIONS)
 def test_missing_chunks_are_fill_values_or_errors(store, compressor, selection):
     array = made(store, compressor, fill_value=-7)
     expected = array[...]
     store.delete("c/1/1")
     expected[8:16, 8:16] = -7
-    np.testing.assert_array_equal(array[selection], expected[selection])
+    np.testing.assert_array_equal(pick(array, selection), pick(expected, selection))
     strict = array.with_config({"read_missing_chunks": False})
     with pytest.raises(ChunkNotFoundError, match="c/1/1"):
-        strict[selection]
+        pick(strict, selection)
 
 
 @pytest.mark.parametrize("compressor", list(COMPRESSORS))
-@pytest.mark.parametrize(
-    "selection", [..., (9, 9), (slice(8, 16), slice(8, 16)), slice(None, None, 3)]
-)
+@pytest.mark.parametrize("selection", SELECTIONS.values(), ids=SELECTIONS)
 @pytest.mark.parametrize("change", ["longer", "shorter", "empty", "huge"])
 def test_chunks_of_wrong_size_are_errors_that_name_them(store, compressor, selection, change):
     array = made(store, compressor)
@@ -135,7 +174,7 @@ def test_chunks_of_wrong_size_are_errors_that_name_them(store, compressor, selec
     if (compressor, change) == ("blosc", "longer"):
         return  # a container says where it ends
     with pytest.raises(ChunkDecodeError) as caught:
-        array[selection]
+        pick(array, selection)
     assert caught.value.key == "c/1/1"
     assert "c/1/1" in str(caught.value)
     np.testing.assert_array_equal(array[16:], np.arange(16 * 24, 32 * 24).reshape(16, 24) + 1)
@@ -146,9 +185,9 @@ def test_files_that_are_none_are_errors(tmp_path, compressor):
     array = made(LocalStore(tmp_path), compressor)
     os.unlink(tmp_path / "c/1/1")
     os.mkfifo(tmp_path / "c/1/1")
-    for selection in (..., (9, 9), slice(None, None, 3)):
+    for selection in SELECTIONS.values():
         with pytest.raises(StoreError, match="regular"):
-            array[selection]
+            pick(array, selection)
 
 
 def test_what_does_not_decode_is_read_again(tmp_path, monkeypatch):
@@ -162,8 +201,8 @@ def test_what_does_not_decode_is_read_again(tmp_path, monkeypatch):
             yield n // 2
 
     monkeypatch.setattr(LocalStore, "fill", cut_short)
-    np.testing.assert_array_equal(array[...], expected)
-    np.testing.assert_array_equal(array[::3, ::5], expected[::3, ::5])
+    for selection in SELECTIONS.values():
+        np.testing.assert_array_equal(pick(array, selection), pick(expected, selection))
 
 
 def test_elements_of_uncompressed_chunks_read_only_their_bytes(tmp_path):
@@ -176,7 +215,7 @@ def test_elements_of_uncompressed_chunks_read_only_their_bytes(tmp_path):
 
 
 def test_whole_uncompressed_shards_are_read_in_few_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr(host_blocks, "BLOCK_NBYTES", 1 << 20)
+    monkeypatch.setattr(host_rows, "BLOCK_NBYTES", 1 << 20)
     monkeypatch.setattr(host, "TASK_NBYTES", 1 << 20)
     made(LocalStore(tmp_path), "none", shards=(32, 24))
     counting = CountingStore(LocalStore(tmp_path))

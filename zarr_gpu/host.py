@@ -1,7 +1,7 @@
 """The host backend: fetch, decode and assemble in worker threads.
 
 Boxes of elements are read block by block (``host_blocks``), everything else row by row
-(``host_read``), in runs. A chunk whose place in the output is contiguous is decoded (or,
+(``host_rows``), in runs. A chunk whose place in the output is contiguous is decoded (or,
 uncompressed, read) right there; uncompressed chunks are read only as far as selected. What lies in
 one chunk is read at once, by the calling thread.
 """
@@ -26,6 +26,8 @@ from zarr_gpu.stores.base import Store
 
 TASK_NBYTES = 1 << 20
 """Decoded bytes per task: enough to make what a task costs (some 30 us) disappear."""
+ROWS_NBYTES = 4 << 20
+"""The same for chunks that are used in part."""
 SHARD_TASK_NBYTES = 4 << 20
 """The same where a task opens a shard and looks up its index."""
 QUICK_NBYTES = 256 << 10
@@ -130,7 +132,7 @@ def _read_many(job: BlockJob) -> None:
     items: Any
     if layout.sharded:
         step = max(step, min(-(-n // threads), SHARD_TASK_NBYTES // nbytes))
-    if job.usable():
+    if job.usable() and (layout.sharded or all(job.whole)):
         step = max(step, job.most)
         task = job.read_shard_box if layout.sharded else job.read_blocks
         items = job.shard_tasks(step) if layout.sharded else _Runs(len(job.grid), step // job.most)
@@ -139,13 +141,19 @@ def _read_many(job: BlockJob) -> None:
         job.placement = layout.place(plan, job.segment)
         task, items = job.read_shard, _shard_tasks(job.placement, step)
     else:
+        if threads > 1:
+            step = max(step, min(ROWS_NBYTES // nbytes, -(-n // (4 * threads))))
         task, items = job.read_run, _Runs(n, step)
     if threads > 1 and store.local and nbytes <= QUICK_NBYTES and workers.take_turns():
         start = perf_counter()
         task(next(items))
         if not job.together and perf_counter() - start < min(n, step) * QUICK_S:
             threads = 1
-    workers.run(task, items, threads)
+            job.behind = True
+    try:
+        workers.run(task, items, threads)
+    finally:
+        job.finish()
 
 
 def _shard_tasks(placement: Placement, step: int) -> Any:

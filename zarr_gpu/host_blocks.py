@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import repeat
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,52 +18,32 @@ from zarr_gpu import blocks, workers
 from zarr_gpu._types import Bytes, Int64, NDArray
 from zarr_gpu.blocks import Blocks, Ranges
 from zarr_gpu.codecs.chain import BoundChain, RawLayout
-from zarr_gpu.config import config
 from zarr_gpu.errors import CodecError, LimitError
 from zarr_gpu.fetching import check_inner_sizes
 from zarr_gpu.host_parts import Parts
-from zarr_gpu.host_read import ReadJob
-from zarr_gpu.layout import leaf_nbytes
+from zarr_gpu.host_rows import RowJob
 from zarr_gpu.stores.base import Reader
 
-BLOCK_NBYTES = 1 << 20
-"""Decoded bytes of a block: what a block costs is spread over many chunks, and still in a cache."""
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
 PIECE_NBYTES = 512 << 10
 """Uncompressed chunks of more than twice as much pass through an L2 cache."""
 
-SMALL_NBYTES = 16 << 10
-"""Chunks up to this size are decoded many at a time, where the codec can do that."""
 
-
-MOST_ROWS = 1024
-"""Chunks of a block: their encoded bytes have to have room, too."""
-
-
-class BlockJob(ReadJob):
+class BlockJob(RowJob):
     """A read of ranges from a regular grid; at most one level of shards."""
 
-    together = False
-    """Chunks were decoded many at a time, by calls that do not hold the interpreter lock."""
+    behind = False
+    """Another thread moves finished blocks to the output while this one, alone, decodes the next:
+    that takes it one call, so that they hardly wait for each other's interpreter lock.
+    """
+    _moving: tuple[Future[None], _Block] | None = None
+    _turn = 0
 
     def usable(self) -> bool:
         """False when blocks could not be whole chunks one after the other in memory."""
         return self.layout.plain and self.plan.ranges
-
-    @cached_property
-    def most(self) -> int:
-        """Rows of a block."""
-        nbytes = leaf_nbytes(self.layout)
-        if self.store.local:
-            threads = workers.thread_count()
-            for_all = -(-len(self.plan) // (2 * threads if threads > 1 else 1))
-            return max(1, min(MOST_ROWS, BLOCK_NBYTES // nbytes, for_all))
-        room = config.current.memory_window_bytes // (config.current.io_threads * nbytes)
-        return max(1, min(64, room))
-
-    @cached_property
-    def small(self) -> bool:
-        """True when many chunks may be decoded by one call, and that pays."""
-        return leaf_nbytes(self.layout) <= SMALL_NBYTES and self.layout.levels.leaf.decodes_many
 
     @cached_property
     def whole(self) -> Ranges:
@@ -78,6 +58,27 @@ class BlockJob(ReadJob):
     def grid(self) -> Blocks:
         """The blocks of the whole plan, where objects are chunks."""
         return Blocks(tuple(len(axis) for axis in self.plan.axes), self.most)
+
+    def _deliver(self, block: _Block) -> None:
+        if not self.behind or block.target is not None:
+            block.deliver()
+            return
+        self.finish()
+        self._moving = workers.submit(_Block.deliver, block), block
+        self._turn = 1 - self._turn
+
+    def finish(self) -> None:
+        """Wait until nothing is moved any more."""
+        if self._moving is not None:
+            (moving, block), self._moving = self._moving, None
+            if moving.cancel():  # no thread has come to it
+                block.deliver()
+            else:
+                moving.result()
+
+    def scratch_for(self, nbytes: int) -> memoryview:
+        """Memory for a block, other than that of the block which is moved now."""
+        return self.scratch.get(f"block {self._turn}", nbytes)
 
     # -- objects that are one chunk ---------------------------------------------------------------
 
@@ -99,8 +100,11 @@ class BlockJob(ReadJob):
         block = _Block(self, ranges, memory)
         if self._fills(chain):
             if chain.raw is None:
-                if not (self.small and self._fill_small(keys, block, chain)):
+                decoded = self._fill_small(keys, chain) if self.small and block.count > 1 else None
+                if decoded is None:
                     self._fill_encoded(keys, block, chain)
+                else:
+                    block.take(decoded)
             elif block.target is None and memory.nbytes > 2 * PIECE_NBYTES:
                 for key, place in zip(keys, block.places(), strict=True):
                     self._read_in_pieces(key, place, chain, memory)
@@ -110,7 +114,7 @@ class BlockJob(ReadJob):
         else:
             for i, data in enumerate(self._objects(keys, chain)):
                 self._decode_piece(data, block, i, chain, keys[i])
-        block.deliver()
+        self._deliver(block)
 
     def _fill_encoded(self, keys: list[str], block: _Block, chain: BoundChain) -> None:
         encoded = self.scratch.get("encoded", chain.stored.limit)
@@ -129,33 +133,6 @@ class BlockJob(ReadJob):
                 i += 1
         except LimitError as error:
             raise self.errors.decoding(error, keys[i]) from error
-
-    def _fill_small(self, keys: list[str], block: _Block, chain: BoundChain) -> bool:
-        """Read all chunks, then decode them together; False, and nothing done, if that fails."""
-        limit = chain.stored.limit
-        encoded = self.scratch.get("encoded", limit * len(keys))
-        nbytes = np.zeros(len(keys), np.int64)
-        stop = 0
-
-        def room() -> Iterator[memoryview]:
-            while True:
-                yield encoded[stop : stop + limit]
-
-        try:
-            with self.reading:  # system calls of several threads would wait for each other
-                for i, n in enumerate(self.store.fill(keys, room())):
-                    nbytes[i] = n
-                    stop += max(0, n)
-        except LimitError:
-            return False
-        if nbytes.min() <= 0:
-            return False
-        decoded = chain.decode_many(encoded[:stop], np.cumsum(nbytes) - nbytes, nbytes)
-        if decoded is None:
-            return False
-        block.take(decoded)
-        self.together = True
-        return True
 
     def _fill_raw(self, keys: list[str], block: _Block, chain: BoundChain) -> None:
         nbytes = block.memory.nbytes
@@ -265,7 +242,7 @@ class BlockJob(ReadJob):
                 for i, piece in enumerate(block.pieces, first):
                     if not parts.read(i, piece):
                         self._fill_piece(piece, memory, key)
-            block.deliver()
+            self._deliver(block)
             first = stop
 
     def _decode_together(
@@ -340,7 +317,7 @@ class _Block:
     def bytes(self) -> memoryview:
         if self.target is not None:
             return self.target.reshape(-1).view(np.uint8).data
-        return self._job.scratch.get("block", self.count * self.memory.nbytes)
+        return self._job.scratch_for(self.count * self.memory.nbytes)
 
     @cached_property
     def pieces(self) -> list[memoryview]:

@@ -1,4 +1,8 @@
-"""Reading on the host, row by row: what worker threads do with chunks that are used in part."""
+"""Reading on the host: one chunk after the other, as a whole or in part.
+
+Requests inside one chunk, uncompressed chunks, shards of any depth; ``host_rows`` and
+``host_blocks`` do the same for many chunks at a time.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from itertools import product, repeat
+from itertools import product
 
 import numpy as np
 
@@ -17,14 +21,8 @@ from zarr_gpu.chunk_errors import ChunkErrors
 from zarr_gpu.codecs.chain import BoundChain, RawLayout
 from zarr_gpu.codecs.sharding import ShardLayout
 from zarr_gpu.config import ArrayConfig
-from zarr_gpu.errors import ChunkDecodeError, CodecError, LimitError
-from zarr_gpu.fetching import (
-    ReadLimits,
-    check_inner_sizes,
-    get_objects,
-    inner_ranges,
-    read_ranges,
-)
+from zarr_gpu.errors import CodecError, LimitError
+from zarr_gpu.fetching import ReadLimits, check_inner_sizes, inner_ranges, read_ranges
 from zarr_gpu.layout import ArrayLayout
 from zarr_gpu.plan import Box, Placement, Plan
 from zarr_gpu.scratch import Scratch
@@ -32,8 +30,6 @@ from zarr_gpu.stores.base import Reader, Store
 
 SPARSE_NBYTES = 64 << 10
 """Selections of uncompressed chunks that span less are read as one range, however sparse."""
-FILL_NBYTES = 64 << 20
-"""Objects that may be longer are read into memory of their own size, not into a buffer."""
 
 
 class ReadJob:
@@ -107,71 +103,11 @@ class ReadJob:
                 data = reader.read(at, n)
                 self._decode_box(data, place, box, levels.leaf, key, (at, n))
 
-    # -- objects that are one chunk ---------------------------------------------------------------
-
-    def read_run(self, rows: range) -> None:
-        """Rows given by their numbers."""
-        self.read_rows(self.plan.segments_of(np.arange(rows.start, rows.stop, dtype=np.int64)))
-
-    def read_rows(self, segment: Int64) -> None:
-        """Rows given by their segment numbers, shape (rows, axes)."""
-        chunks = self.plan.chunks_of(segment)
-        keys = self.layout.keys(chunks)
-        rows = segment.tolist()
-        if not self.layout.uniform:
-            for key, row, where in zip(keys, rows, chunks.tolist(), strict=True):
-                self._read_row(key, row, self.layout.levels_at(where).leaf)
-            return
-        chain = self.layout.levels.leaf
-        # Parts of an uncompressed chunk are read through an opened object. With latency that costs
-        # a request for its size, so there whole chunks are fetched like compressed ones.
-        if chain.raw is not None and (self.store.local or not self.plan.complete(segment).all()):
-            for key, row in zip(keys, rows, strict=True):
-                self._read_row(key, row, chain)
-        elif self._fills(chain):
-            encoded = self.scratch.get("encoded", chain.stored.limit)
-            done = 0
-            try:
-                for n in self.store.fill(keys, repeat(encoded)):
-                    self._decode_row_filled(encoded, n, rows[done], chain, keys[done])
-                    done += 1
-            except LimitError as error:
-                raise self.errors.decoding(error, keys[done]) from error
-        else:
-            for key, row, data in zip(keys, rows, self._objects(keys, chain), strict=True):
-                self._decode_row(data, row, chain, key)
-
-    def _read_row(self, key: str, row: Sequence[int], chain: BoundChain) -> None:
-        box = self.assembler.box(row)
-        if chain.raw is None or box is None:
-            self._decode_row(self._get(key, chain), row, chain, key)
-        else:
-            self._read_raw_object(key, self._place(row), box, chain)
-
     def _get(self, key: str, chain: BoundChain) -> Bytes | None:
         try:
             return self.store.get(key, limit=chain.stored.limit)
         except LimitError as error:
             raise self.errors.decoding(error, key) from error
-
-    def _objects(self, keys: Sequence[str], chain: BoundChain) -> Iterator[Bytes | None]:
-        """Whole objects, in batches where each request takes its time."""
-        batch = self.limits.batch
-        for first in range(0, len(keys), batch):
-            some = keys[first : first + batch]
-            found = get_objects(self.store, some, chain) if batch > 1 else None
-            if found is None:
-                for key in some:
-                    yield self._get(key, chain)
-            else:
-                yield from found
-
-    def _fills(self, chain: BoundChain) -> bool:
-        """True when objects are best read into a buffer that is used again and again.
-
-        Not where a file cut short while it is read could decode to something.
-        """
-        return self.store.fills and chain.memory is not None and chain.stored.limit <= FILL_NBYTES
 
     # -- decoding ---------------------------------------------------------------------------------
 
@@ -187,17 +123,6 @@ class ReadJob:
     def _place(self, row: Sequence[int]) -> NDArray:
         """The row's part of the output; the ellipsis makes it a view also where that is 0-d."""
         return self.out[(*self.assembler.out_index(row), ...)]
-
-    def _decode_row_filled(
-        self, encoded: memoryview, n: int, row: Sequence[int], chain: BoundChain, key: str
-    ) -> None:
-        if n < 0:
-            self._decode_row(None, row, chain, key)
-            return
-        try:
-            self._decode_row(encoded[:n], row, chain, key)
-        except ChunkDecodeError:
-            self._decode_row(self._get(key, chain), row, chain, key)
 
     def _decode_row(
         self,
