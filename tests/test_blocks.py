@@ -90,3 +90,26 @@ def test_blocks_of_a_box_are_consecutive_rows():
     rows = [row for number in range(len(parts)) for row in blocks.rows_of(parts[number])]
     assert rows == list(blocks.rows_of(box))
     assert len(parts) == 4
+
+
+def places():
+    """Where chunks of 3 x 4 elements may be in values of all kinds."""
+    for dtype in ("u1", "<f4", ">f4", "M8[s]", "c16", "i4,S3", "V300"):
+        raw = np.random.default_rng(1).bytes(6 * 8 * np.dtype(dtype).itemsize)
+        values = np.frombuffer(raw, dtype).reshape(6, 8)
+        yield from (values[:3, 4:], values[::2, ::2], values[2::-1, :4], values[:3, 3::-1])
+        yield from (values.T[:3, :4], np.broadcast_to(values[0, :4], (3, 4)))
+        yield np.broadcast_to(values[0, 0], (3, 4))
+
+
+def test_rows_that_move_as_items_are_those_that_move_by_element():
+    for place in places():
+        for dtype in {place.dtype, place.dtype.newbyteorder(">")}:
+            for order in ("C", "F"):
+                expected = np.array(place, dtype, order=order)
+                found = np.zeros_like(expected)
+                blocks.move(place, found)
+                assert found.tobytes() == expected.tobytes(), (place.dtype, place.strides)
+    single = np.zeros((), "i4")
+    blocks.move(np.array(7, "i4"), single)
+    assert single == 7

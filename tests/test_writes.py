@@ -388,30 +388,6 @@ def test_fill_values_leave_nothing_unless_asked(name: str) -> None:
     assert array[...].tobytes() == np.full((23, 31), FILL, "f4").tobytes()
 
 
-def places() -> Iterator[Any]:
-    """Where chunks of 3 x 4 elements may be in values of all kinds."""
-    most = host_write_blocks.ROW_NBYTES // 4
-    for dtype in ("u1", "<f4", ">f4", "M8[s]", "c16", "i4,S3", f"V{most}", f"V{most + 1}"):
-        raw = np.random.default_rng(1).bytes(6 * 8 * np.dtype(dtype).itemsize)
-        values = np.frombuffer(raw, dtype).reshape(6, 8)
-        yield from (values[:3, 4:], values[::2, ::2], values[2::-1, :4], values[:3, 3::-1])
-        yield from (values.T[:3, :4], np.broadcast_to(values[0, :4], (3, 4)))
-        yield np.broadcast_to(values[0, 0], (3, 4))
-
-
-def test_rows_that_move_as_items_are_those_that_move_by_element() -> None:
-    for place in places():
-        for dtype in {place.dtype, place.dtype.newbyteorder(">")}:
-            for order in ("C", "F"):
-                expected: Any = np.array(place, dtype, order=order)  # type: ignore[call-overload]
-                found = np.zeros_like(expected)
-                host_write_blocks._move(found, place)
-                assert found.tobytes() == expected.tobytes(), (place.dtype, place.strides)
-    single = np.zeros((), "i4")
-    host_write_blocks._move(single, np.array(7, "i4"))
-    assert single == 7
-
-
 def test_arrays_without_axes_are_written() -> None:
     for kwargs in ({"compressors": None}, {}):
         array = zarr_gpu.create_array({}, shape=(), dtype="i4", **kwargs)

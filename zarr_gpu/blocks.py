@@ -140,3 +140,18 @@ def objects(columns: list[Int64]) -> Iterator[Ranges]:
 def rows_of(block: Ranges) -> Iterator[tuple[int, ...]]:
     """Segment numbers of every row of a block, in C order."""
     return product(*block)
+
+
+def move(values: NDArray, into: NDArray) -> None:
+    """Copy elements; rows as single items where that is the same: NumPy copies those up to twice
+    as fast as rows of elements.
+    """
+    dtype = values.dtype
+    if (
+        into.ndim
+        and into.dtype == dtype
+        and values.strides[-1] == into.strides[-1] == dtype.itemsize
+    ):
+        row = np.dtype((np.void, into.shape[-1] * dtype.itemsize))
+        values, into = values.view(row), into.view(row)
+    into[...] = values

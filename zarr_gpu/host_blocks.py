@@ -331,27 +331,11 @@ class _Block:
         for number in np.ndindex(*self._place.shape[:ndim]):
             yield self._place[(*number, ...)]
 
-    def _rows_are_alike(self) -> bool:
-        """True when the last axis is contiguous on both sides, and elements are only moved."""
-        dtype = self.memory.dtype
-        return (
-            self._job.same_dtype
-            and self._place.dtype == dtype
-            and self._place.ndim > 0
-            and self.memory.strides[-1] == self._place.strides[-1] == dtype.itemsize
-        )
-
     def deliver(self) -> None:
         """Move scratch memory to the output."""
         if self.target is not None:
             return
         shape = self._place.shape
         strides = self.memory.strides_of(shape)
-        if self._rows_are_alike():
-            # Rows as single items: NumPy copies those up to twice as fast as rows of elements.
-            row = np.dtype((np.void, shape[-1] * strides[-1]))
-            rows = np.ndarray(shape[:-1], row, self.bytes, 0, strides[:-1])
-            self._place.view(row)[..., 0] = rows
-            return
         chunks = np.ndarray(shape, self.memory.dtype, self.bytes, 0, strides)
-        self._place[...] = self._job._pick(chunks)  # noqa: SLF001 - a part of the job
+        blocks.move(self._job._pick(chunks), self._place)  # noqa: SLF001 - a part of the job

@@ -38,8 +38,6 @@ SMALL_INNER_NBYTES = 16 << 10
 """Of chunks (objects; parts of shards) that fewer than 60 us of encoding are done faster by one
 thread: two spend their time handing over the interpreter lock."""
 SHORT_S = 60e-6
-ROW_NBYTES = 2 << 10
-"""Rows up to this size are copied up to twice as fast as single items as element by element."""
 
 
 def write(
@@ -252,7 +250,7 @@ class BlockWriteJob(WriteJob):
             return place.reshape(-1).view(np.uint8).data
         out = self.arena.take(place.size * memory.dtype.itemsize)
         strides = memory.strides_of(place.shape)
-        _move(np.ndarray(place.shape, memory.dtype, out, 0, strides), place)
+        blocks.move(place, np.ndarray(place.shape, memory.dtype, out, 0, strides))
         return out
 
     def _empty(self, data: memoryview) -> Collection[int]:
@@ -429,14 +427,3 @@ class BlockWriteJob(WriteJob):
         else:
             parts = layout.parts(blobs)
             self.store.set_parts(key, lambda: joined(parts))
-
-
-def _move(chunks: NDArray, place: NDArray) -> None:
-    """Copy elements; whole rows as single items where that is the same."""
-    if chunks.ndim and chunks.dtype == place.dtype:
-        n = chunks.itemsize
-        nbytes = chunks.shape[-1] * n
-        if nbytes <= ROW_NBYTES and chunks.strides[-1] == place.strides[-1] == n:
-            row = np.dtype((np.void, nbytes))
-            chunks, place = chunks.view(row), place.view(row)
-    chunks[...] = place
