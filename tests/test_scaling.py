@@ -227,3 +227,14 @@ def test_chunks_are_told_apart_in_grids_whose_chunks_no_integer_can_count(shards
     assert [int(array[i]) for i in zip(*where, strict=True)] == [1, 2, 3, 4, 5]
     assert array.oindex[[0, 8, n // 2], [n // 2, 0], [3, 0]][:, 0, 0].tolist() == [4, 9, 9]
     assert array[:: n // 2, 0, 0].tolist() == [5, 3]
+
+
+def test_metadata_are_copied_with_all_members():
+    document = zarr_gpu.create_array(
+        {}, shape=(3, 4), chunks=(2, 2), dtype="i2", fill_value=3, attributes={"a": 1},
+        dimension_names=("y", None), zarr_format=3,
+    ).metadata.replace(extra={"x": {"must_understand": False}})  # fmt: skip
+    changed = document.replace(attributes={"b": 2})
+    assert changed.to_dict() == document.to_dict() | {"attributes": {"b": 2}}
+    with pytest.raises(TypeError):
+        document.replace(unknown=1)

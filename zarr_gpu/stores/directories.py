@@ -40,9 +40,9 @@ class Directories:
         if directory in self.trusted:
             return True
         try:
-            if os.path.dirname(directory) in self.trusted and stat.S_ISDIR(
-                os.lstat(directory).st_mode
-            ):  # no link: it is where its parent is
+            parent = directory[: directory.rindex("/")]
+            if parent in self.trusted and stat.S_ISDIR(os.lstat(directory).st_mode):
+                # no link: it is where its parent is
                 self._remember(directory)
                 return True
             is_directory = stat.S_ISDIR(os.stat(directory).st_mode)

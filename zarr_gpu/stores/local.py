@@ -50,6 +50,7 @@ from zarr_gpu.stores.publishing import (
 SYNC_THREADS = 16
 """Flushes under way at once: a disk takes many flushes in the time of one."""
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_READ_NO_LINK = _READ | os.O_NOFOLLOW
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK)
 
 
@@ -111,10 +112,10 @@ class LocalStore(SameBytes):
     def _open(self, key: str) -> tuple[int, os.stat_result] | None:
         """Descriptor and status of a regular file, None when there is no such file."""
         path = self._path(key)
-        if not self._trust(os.path.dirname(path)):
+        if not self._trust(_directory(path)):
             return None
         try:
-            fd = os.open(path, _READ | os.O_NOFOLLOW)
+            fd = os.open(path, _READ_NO_LINK)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -194,6 +195,18 @@ class LocalStore(SameBytes):
             return None
         os.close(opened[0])
         return opened[1].st_size
+
+    def exists(self, key: str) -> bool:
+        path = self._path(key)
+        if not self._trust(_directory(path)):
+            return False
+        try:  # what is asked for is seldom there, and looking costs less than opening
+            os.lstat(path)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            pass  # said by what follows
+        return self.size(key) is not None
 
     def locate(self, keys: Sequence[str]) -> Located:
         """The paths; whether they exist, and are what ``get`` would accept, is not looked at."""
@@ -336,7 +349,7 @@ class LocalStore(SameBytes):
 
     def _temporary(self, path: str, *, sync: bool, again: bool = False) -> str:
         """A path for a new file beside ``path``, in a directory that exists and may be used."""
-        directory = path[: path.rindex("/")] or "/"
+        directory = _directory(path)
         self._directories.enter(directory, again=again, sync=sync)
         return temporary_in(directory)
 
@@ -403,6 +416,11 @@ class LocalStore(SameBytes):
 
     def with_read_only(self, read_only: bool = True) -> LocalStore:
         return _make(self, read_only)(self.root)
+
+
+def _directory(path: str) -> str:
+    """Of an absolute path made of names; ``os.path.dirname`` takes several times as long."""
+    return path[: path.rindex("/")] or "/"
 
 
 def _make(store: LocalStore, read_only: bool) -> functools.partial[LocalStore]:
