@@ -7,7 +7,7 @@ rows of a block are read one by one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -306,12 +306,10 @@ class _Block:
             self._place if in_order and self._place.flags.c_contiguous else None
         )
 
-    def take(self, decoded: Bytes) -> None:
-        """Use ``decoded`` as the bytes of all chunks."""
-        if self.target is None:
-            self.bytes = memoryview(decoded)
-        else:
-            self.bytes[:] = decoded
+    def take(self, decoded: Sequence[Bytes]) -> None:
+        """Use ``decoded`` as the bytes of the chunks."""
+        for piece, data in zip(self.pieces, decoded, strict=True):
+            piece[:] = data
 
     @cached_property
     def bytes(self) -> memoryview:

@@ -30,7 +30,7 @@ FILL_NBYTES = 64 << 20
 """Objects that may be longer are read into memory of their own size, not into a buffer."""
 MOST_ROWS = 1024
 """Chunks that go together: their encoded bytes have to have room, too."""
-SMALL_NBYTES = 64 << 10
+SMALL_NBYTES = 16 << 10
 """Chunks up to this size are decoded many at a time, where the codec can do that."""
 
 
@@ -168,16 +168,13 @@ class RowJob(ReadJob):
         if not self.small or not self._fills(chain):
             yield from self._decoded_singly(keys, chain, memory)
             return
-        n = memory.nbytes
         for first in range(0, len(keys), self.most):
             some = keys[first : first + self.most]
             found = self._fill_small(some, chain) if len(some) > 1 else None
             if found is None:
                 yield from self._decoded_singly(some, chain, memory)
             else:
-                view = memoryview(found)
-                for at in range(0, len(some) * n, n):
-                    yield view[at : at + n]
+                yield from found
 
     def _decoded_singly(
         self, keys: list[str], chain: BoundChain, memory: RawLayout
@@ -207,7 +204,7 @@ class RowJob(ReadJob):
                 raise self.errors.decoding(error, key) from error
         return data is not None
 
-    def _fill_small(self, keys: list[str], chain: BoundChain) -> Bytes | None:
+    def _fill_small(self, keys: list[str], chain: BoundChain) -> Sequence[Bytes] | None:
         """Read all chunks, then decode them together; None when that fails."""
         limit = chain.stored.limit
         encoded = self.scratch.get("encoded", limit * len(keys))

@@ -9,6 +9,7 @@ of frames and blocks (RFC 8878, section 3.1.1) are walked first, all at the same
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -19,8 +20,8 @@ from zarr_gpu._types import Bytes, Int64
 _MOST_BLOCKS = 4  # of a frame that is worth being walked
 
 
-def decode(data: Bytes, offset: Int64, nbytes: Int64, content: int) -> Bytes | None:
-    """What the frames at ``offset`` hold, ``content`` bytes each, one after the other.
+def decode(data: Bytes, offset: Int64, nbytes: Int64, content: int) -> Sequence[Bytes] | None:
+    """What each of the frames at ``offset`` holds, ``content`` bytes.
 
     None when the package is missing, or a frame is damaged or not as plain as the first one, whose
     header the caller has checked.
@@ -32,12 +33,11 @@ def decode(data: Bytes, offset: Int64, nbytes: Int64, content: int) -> Bytes | N
     sizes = np.full(len(offset), content, np.uint64)
     frames = library.BufferWithSegments(data, segments.tobytes())
     try:
-        found = _decompressors.get(library).multi_decompress_to_buffer(
+        return _decompressors.get(library).multi_decompress_to_buffer(  # type: ignore[no-any-return]
             frames, decompressed_sizes=sizes.tobytes(), threads=1
         )
     except (library.ZstdError, ValueError):
         return None
-    return b"".join(found)
 
 
 def available() -> bool:

@@ -16,7 +16,7 @@ Rules for every ``decode``:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
@@ -176,8 +176,10 @@ class BytesBytesCodec(Codec):
         """False when :meth:`decode_many` always gives None, so that nothing need be prepared."""
         return False
 
-    def decode_many(self, data: Bytes, offset: Int64, nbytes: Int64, decoded: Size) -> Bytes | None:
-        """What :meth:`decode` would give for each range of ``data``, one after the other.
+    def decode_many(
+        self, data: Bytes, offset: Int64, nbytes: Int64, decoded: Size
+    ) -> Sequence[Bytes] | None:
+        """What :meth:`decode` would give for each range of ``data``.
 
         None when that is no faster, or when anything is unusual: the caller then decodes one by
         one. There is at least one range, none is empty, and ``decoded`` is exact.

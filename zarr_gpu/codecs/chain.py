@@ -197,8 +197,8 @@ class BoundChain:
         codecs = self.chain.bytes_bytes
         return len(codecs) == 1 and codecs[0].decodes_many
 
-    def decode_many(self, data: Bytes, offset: Int64, nbytes: Int64) -> Bytes | None:
-        """The bytes of many small chunks, one after the other; None: decode them one by one.
+    def decode_many(self, data: Bytes, offset: Int64, nbytes: Int64) -> Sequence[Bytes] | None:
+        """The bytes of each of many small chunks; None: decode them one by one.
 
         Always None where that would not be faster than :meth:`decode_into`.
         """

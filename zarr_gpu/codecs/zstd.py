@@ -10,7 +10,7 @@ size that the array's metadata give.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -117,7 +117,9 @@ class ZstdCodec(BytesBytesCodec):
     def decodes_many(self) -> bool:
         return _zstd_batch.available()
 
-    def decode_many(self, data: Bytes, offset: Int64, nbytes: Int64, decoded: Size) -> Bytes | None:
+    def decode_many(
+        self, data: Bytes, offset: Int64, nbytes: Int64, decoded: Size
+    ) -> Sequence[Bytes] | None:
         first = int(offset[0])
         head = data[first : min(first + int(nbytes[0]), first + _HEAD.size)]
         if not _is_plain(head, decoded.limit):
