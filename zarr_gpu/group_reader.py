@@ -21,7 +21,15 @@ from zarr_gpu.metadata.array import ArrayMetadata
 from zarr_gpu.metadata.group import GroupMetadata
 from zarr_gpu.metadata.paths import check_node_path
 from zarr_gpu.node import Node
-from zarr_gpu.nodes import Metadata, StorePath, child_names, join, read_children, read_node
+from zarr_gpu.nodes import (
+    Metadata,
+    StorePath,
+    child_names,
+    join,
+    member_names,
+    read_children,
+    read_node,
+)
 
 
 class GroupReader(Node):
@@ -185,14 +193,20 @@ class GroupReader(Node):
         """Number of members."""
         return len(self.members(max_depth))
 
+    def _names(self) -> list[str]:
+        listed = self._metadata.consolidated
+        if listed is not None:
+            return [path for path in listed if "/" not in path]
+        return member_names(self.store, self.path, self._metadata.zarr_format)
+
     def __iter__(self) -> Iterator[str]:
-        return (name for name, _ in self.members())
+        return iter(self._names())
 
     def __len__(self) -> int:
-        return self.nmembers()
+        return len(self._names())
 
     def keys(self) -> Iterator[str]:
-        """Names of all children."""
+        """Names of all children, also of those whose metadata turn out to be invalid."""
         return iter(self)
 
     def values(self) -> Iterator[Array | Self]:

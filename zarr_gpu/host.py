@@ -32,7 +32,7 @@ SHARD_TASK_NBYTES = 4 << 20
 """The same where a task opens a shard and looks up its index."""
 QUICK_NBYTES = 256 << 10
 """Chunks up to this size may take so little time that the first ones are watched."""
-QUICK_S = 110e-6
+QUICK_S = 85e-6
 """Threads that share quicker chunks mostly wait for the interpreter lock: two need longer than one
 (LZ4 chunks of 64 KiB, 60 us each: half as long again)."""
 SERIAL_NBYTES = 256 << 10

@@ -261,11 +261,29 @@ def lock_or_none(store: Store, key: str) -> AbstractContextManager[Any]:
 
 def child_names(store: Store, path: str) -> list[str]:
     """Names below ``path`` that may be nodes."""
-    return [
-        name
-        for name in store.list_dir(path)
-        if name not in DOCUMENTS and not name.startswith(".zg-")
-    ]
+    return [name for name in store.list_dir(path) if _may_be_node(name)]
+
+
+def _may_be_node(name: str) -> bool:
+    return name not in DOCUMENTS and not name.startswith(".zg-")
+
+
+def member_names(store: Store, path: str, zarr_format: int) -> list[str]:
+    """Names of the nodes directly below ``path``, sorted; their documents are not read."""
+    documents = ("zarr.json",) if zarr_format == 3 else (".zarray", ".zgroup")
+    found = store.list_holding(path, documents)
+    if found is not None:
+        return [name for name in found if _may_be_node(name)]
+    names = child_names(store, path)
+    there = [False] * len(names)
+
+    def look(i: int) -> None:
+        at = join(path, names[i])
+        there[i] = any(store.exists(f"{at}/{document}") for document in documents)
+
+    threads = 1 if store.local else min(config.current.io_threads, len(names))
+    workers.run(look, range(len(names)), threads)
+    return [name for name, is_node in zip(names, there, strict=True) if is_node]
 
 
 def read_child(store: Store, path: str, zarr_format: int) -> Metadata | None:

@@ -5,9 +5,9 @@ import contextlib
 import ctypes
 import gc
 import os
+import subprocess
 import sys
 import threading
-import types
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -143,8 +143,7 @@ each_finder = pytest.mark.parametrize("finder", FINDERS, ids=lambda finder: find
 
 
 def find_in(monkeypatch, finder, path):
-    module = types.SimpleNamespace(__file__=path)
-    monkeypatch.setattr(_native, "import_module", lambda name: module)
+    monkeypatch.setattr(_native, "_path", lambda module: path)
     return finder.__wrapped__()
 
 
@@ -156,11 +155,19 @@ def test_a_module_without_what_is_needed_gives_no_library(monkeypatch, finder, p
 
 @each_finder
 def test_a_module_that_is_not_installed_gives_no_library(monkeypatch, finder):
-    def import_module(name):
-        raise ImportError(name)
-
-    monkeypatch.setattr(_native, "import_module", import_module)
+    monkeypatch.setattr(_native, "find_spec", lambda package: None)
     assert finder.__wrapped__() is None
+
+
+@needs_library
+def test_libraries_are_found_without_importing_numcodecs():
+    code = """
+import sys
+from zarr_gpu.codecs import _native
+assert _native.zstd() and _native.blosc() and _native.lz4()
+assert "numcodecs" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @needs_library

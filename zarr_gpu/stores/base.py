@@ -212,6 +212,13 @@ class Store:
         skip = len(prefix) + 1 if prefix else 0
         return sorted({key[skip:].split("/", 1)[0] for key in self.list_prefix(prefix)})
 
+    def list_holding(self, prefix: str, names: Sequence[str]) -> list[str] | None:
+        """Directories directly below ``prefix`` that hold an object of one of ``names``, sorted.
+
+        None where that takes a request for each: the caller then asks for many at a time.
+        """
+        return None
+
     # -- writing ------------------------------------------------------------------------------
 
     def set(self, key: str, value: Bytes) -> None:

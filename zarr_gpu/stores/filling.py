@@ -30,25 +30,27 @@ def fill_files(
     root: str,
     keys: Sequence[str],
     buffers: Iterable[memoryview],
-    enter: Callable[[str], int],
+    enter: Callable[[str, bool], int],
     carefully: Callable[[str, memoryview], int],
 ) -> Iterator[int]:
     """Lengths of the files ``root + key`` once they are in their buffers, -1 for missing ones.
 
-    ``enter`` gives the descriptor of a directory (by its key), :data:`BY_PATH` or :data:`ABSENT`.
+    ``enter`` gives the descriptor of a directory (by its key, and whether several files are to be
+    read there), :data:`BY_PATH` or :data:`ABSENT`.
     ``carefully`` does what a plain read cannot: links, files longer than their buffer, errors.
     """
     directory: str | None = None
     folder = ABSENT
     one_more = bytearray(1)  # filled by files that are too long
     try:
-        for key, buffer in zip(keys, buffers, strict=False):
+        for i, (key, buffer) in enumerate(zip(keys, buffers, strict=False), 1):
             head, _, name = key.rpartition("/")
             if head != directory:
                 before, folder = folder, ABSENT
                 if before >= 0:
                     os.close(before)
-                folder, directory = enter(head), head
+                several = i < len(keys) and keys[i].rpartition("/")[0] == head
+                folder, directory = enter(head, several), head
             if folder == ABSENT:
                 yield -1
                 continue

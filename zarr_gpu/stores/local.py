@@ -159,13 +159,12 @@ class LocalStore(SameBytes):
         for key in keys:
             if not key.rpartition("/")[2].isdigit() or key[0] == "/":
                 self._path(key)
-        by_name = len(keys) > 1
 
-        def enter(prefix: str) -> int:
+        def enter(prefix: str, several: bool) -> int:
             path = self._prefix_path(prefix)
             if not self._trust(path):
                 return ABSENT
-            return open_folder(path) if by_name else BY_PATH
+            return open_folder(path) if several else BY_PATH
 
         return fill_files(self._slash, keys, buffers, enter, self._fill_one)
 
@@ -238,6 +237,20 @@ class LocalStore(SameBytes):
     def list_dir(self, prefix: str = "") -> list[str]:
         path = self._prefix_path(prefix)
         return sorted(e.name for e in self._scan(path)) if self._is_directory(path) else []
+
+    def list_holding(self, prefix: str, names: Sequence[str]) -> list[str]:
+        path = self._prefix_path(prefix)
+        inside = f"{prefix}/" if prefix else ""
+        found = []
+        for entry in self._scan(path) if self._is_directory(path) else ():
+            folder = entry.name
+            if entry.is_symlink():
+                held = any(self.exists(f"{inside}{folder}/{name}") for name in names)
+            else:
+                held = any(_is_file(f"{entry.path}/{name}") for name in names)
+            if held:
+                found.append(folder)
+        return sorted(found)
 
     def _is_directory(self, path: str) -> bool:
         return os.path.isdir(path) and self._trust(path)
@@ -440,3 +453,11 @@ def _as_store_errors(what: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise failed(what, error) from error
+
+
+def _is_file(path: str) -> bool:
+    try:
+        mode = os.lstat(path).st_mode
+        return stat.S_ISREG(mode) or (stat.S_ISLNK(mode) and stat.S_ISREG(os.stat(path).st_mode))  # noqa: PTH116
+    except OSError:  # also of paths through what is no directory
+        return False

@@ -76,6 +76,9 @@ class WrappedStore(SameBytes):
     def list_dir(self, prefix: str = "") -> list[str]:
         return self.store.list_dir(prefix)
 
+    def list_holding(self, prefix: str, names: Sequence[str]) -> list[str] | None:
+        return self.store.list_holding(prefix, names)
+
     def set(self, key: str, value: Bytes) -> None:
         self.store.set(key, value)
 
