@@ -97,19 +97,27 @@ class HostBackend:
 
 
 class _Runs(Iterator[range]):
-    """Runs of ``step`` rows each."""
+    """Runs of ``step`` rows each, taken from ``threads`` places in turn.
 
-    def __init__(self, n: int, step: int) -> None:
+    Threads that begin to fill the same (huge) page of new memory would both clear it.
+    """
+
+    def __init__(self, n: int, step: int, threads: int) -> None:
         self.step = step
         self._n = n
-        self._at = 0
+        runs = -(-n // step)
+        self._far = -(-runs // threads)  # runs from one place to the next
+        self._threads = threads
+        self._number = 0
 
     def __next__(self) -> range:
-        if self._at >= self._n:
-            raise StopIteration
-        run = range(self._at, min(self._n, self._at + self.step))
-        self._at = run.stop
-        return run
+        while self._number < self._far * self._threads:
+            at, place = divmod(self._number, self._threads)
+            self._number += 1
+            start = (place * self._far + at) * self.step
+            if start < self._n:
+                return range(start, min(self._n, start + self.step))
+        raise StopIteration
 
 
 def _threads(layout: ArrayLayout, plan: Plan, store: Store) -> int:
@@ -135,7 +143,11 @@ def _read_many(job: BlockJob) -> None:
     if job.usable() and (layout.sharded or all(job.whole)):
         step = max(step, job.most)
         task = job.read_shard_box if layout.sharded else job.read_blocks
-        items = job.shard_tasks(step) if layout.sharded else _Runs(len(job.grid), step // job.most)
+        items = (
+            job.shard_tasks(step)
+            if layout.sharded
+            else _Runs(len(job.grid), step // job.most, threads)
+        )
     elif layout.sharded:
         job.segment = plan.segment
         job.placement = layout.place(plan, job.segment)
@@ -143,7 +155,7 @@ def _read_many(job: BlockJob) -> None:
     else:
         if threads > 1:
             step = max(step, min(ROWS_NBYTES // nbytes, -(-n // (4 * threads))))
-        task, items = job.read_run, _Runs(n, step)
+        task, items = job.read_run, _Runs(n, step, threads)
     if threads > 1 and store.local and nbytes <= QUICK_NBYTES and workers.take_turns():
         start = perf_counter()
         task(next(items))

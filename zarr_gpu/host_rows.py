@@ -22,7 +22,7 @@ from zarr_gpu.fetching import get_objects
 from zarr_gpu.host_read import ReadJob
 from zarr_gpu.layout import leaf_nbytes
 
-BLOCK_NBYTES = 1 << 20
+BLOCK_NBYTES = 2 << 20
 """Decoded bytes of chunks that go together: what that costs is spread over many chunks, and they
 are still in a cache.
 """

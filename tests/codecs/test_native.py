@@ -172,10 +172,16 @@ assert "numcodecs" not in sys.modules
 
 @needs_library
 @pytest.mark.parametrize(
-    ("finder", "name"), [(_native._zstd, "_MIN_ZSTD"), (_native._lz4, "_MIN_LZ4")]
+    ("finder", "name"),
+    [
+        (_native._zstd, "_MIN_ZSTD"),
+        (_native._system_zstd, "_MIN_SYSTEM_ZSTD"),
+        (_native._lz4, "_MIN_LZ4"),
+    ],
 )
 def test_an_old_library_is_not_used(monkeypatch, finder, name):
-    assert finder.__wrapped__() is not None
+    if finder is not _native._system_zstd:  # not every system has one
+        assert finder.__wrapped__() is not None
     monkeypatch.setattr(_native, name, 990_000)
     assert finder.__wrapped__() is None
 
@@ -194,11 +200,29 @@ def test_a_library_that_decodes_wrongly_is_not_used(monkeypatch, finder, cls):
 def test_a_library_that_encodes_wrongly_is_not_used(monkeypatch):
     monkeypatch.setattr(_native.Zstd, "compress", lambda *args: b"no frame")
     assert _native._zstd.__wrapped__() is None
+    assert _native._system_zstd.__wrapped__() is None
     if _native.deflate() is not None:
         monkeypatch.setattr(_native.Deflate, "compress", lambda *args, **kwargs: 0)
         assert _native._deflate.__wrapped__() is None
 
 
+@needs_library
+def test_zstd_is_decoded_by_the_library_of_the_system_where_there_is_one(monkeypatch):
+    found = _native._system_zstd.__wrapped__()
+    assert found is None or found.version >= 10502
+    monkeypatch.setattr(_native, "_SYSTEM_ZSTD", "libnosuchthing.so.1")
+    assert _native._system_zstd.__wrapped__() is None
+    monkeypatch.setattr(_native, "_system_zstd", lambda: None)
+    assert _native.zstd_decoder() is _native.zstd()
+
+
 def test_tests_can_do_without(monkeypatch):
     monkeypatch.setattr(_native, "ENABLED", False)
-    assert _native.zstd() is _native.blosc() is _native.lz4() is _native.deflate() is None
+    assert (
+        _native.zstd()
+        is _native.zstd_decoder()
+        is _native.blosc()
+        is _native.lz4()
+        is _native.deflate()
+        is None
+    )

@@ -17,15 +17,24 @@ from tests.codecs.checks import (
     check_truncation,
     check_wrong_sizes,
     each_sample,
-    library,
 )
 from zarr_gpu.codecs import _native, _zstd_batch
 from zarr_gpu.codecs.base import Size
 from zarr_gpu.codecs.zstd import ZstdCodec, read_frame_header, read_sizes
 from zarr_gpu.errors import CodecError
 
-__all__ = ["library"]
-pytestmark = pytest.mark.usefixtures("library")
+
+@pytest.fixture(scope="module", params=["system", "wheel", "numcodecs"], autouse=True)
+def library(request):
+    """The library that decodes: the system's, the wheel's, the latter by numcodecs' functions."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_native, "ENABLED", request.param != "numcodecs")
+        if request.param != "system":
+            patch.setattr(_native, "_system_zstd", lambda: None)
+        elif _native.zstd_decoder() is _native.zstd():
+            pytest.skip("the system has no libzstd")
+        yield request.param
+
 
 MAGIC = b"\x28\xb5\x2f\xfd"
 SKIPPABLE = b"\x53\x2a\x4d\x18" + (3).to_bytes(4, "little") + b"abc"

@@ -1,4 +1,4 @@
-"""The C libraries inside numcodecs' wheels, called through ctypes.
+"""C libraries, mostly those inside numcodecs' wheels, called through ctypes.
 
 numcodecs' wrappers make a context for every call and copy more than they must; for chunks of a few
 KiB that takes longer than decoding. Its extension modules export the functions of the libraries
@@ -42,6 +42,9 @@ MOST_ZSTD = 128 << 10
 one costs too little, compared with 0.2 ms of compressing, for the memory that it would hold."""
 
 _LEVEL, _CHECKSUM = 100, 201  # ZSTD_cParameter in zstd.h
+
+_SYSTEM_ZSTD = "libzstd.so.1"
+_MIN_SYSTEM_ZSTD = 10502  # 1.5.2: the first with that assembly
 
 _SAMPLE = b"zarr" * 32  # libraries have to decode it before they are believed
 _ZSTD_SAMPLE = bytes.fromhex("28b52ffd20805d0000207a6172720100f9d41101")
@@ -277,14 +280,33 @@ class Zstd:
 
 
 def zstd() -> Zstd | None:
-    """libzstd, where numcodecs' module exports it."""
+    """libzstd, where numcodecs' module exports it: it encodes to the same bytes."""
     return _zstd() if ENABLED else None
+
+
+def zstd_decoder() -> Zstd | None:
+    """The system's libzstd, or the one of :func:`zstd`."""
+    return (_system_zstd() or _zstd()) if ENABLED else None
 
 
 @cache
 def _zstd() -> Zstd | None:
-    found = _find("numcodecs.zstd", Zstd)
-    if found is None or found.version < _MIN_ZSTD:
+    return _works(_find("numcodecs.zstd", Zstd), _MIN_ZSTD)
+
+
+@cache
+def _system_zstd() -> Zstd | None:
+    """Built with all that the processor has (wheels leave out the assembly of the decoder for
+    Huffman codes): chunks take 0.82 to 0.95 of the time.
+    """
+    try:
+        return _works(Zstd(ctypes.CDLL(_SYSTEM_ZSTD)), _MIN_SYSTEM_ZSTD)
+    except (OSError, AttributeError):
+        return None
+
+
+def _works(found: Zstd | None, oldest: int) -> Zstd | None:
+    if found is None or found.version < oldest:
         return None
     result = bytearray(128)
     works = found.decompress(pointer(result), 128, _ZSTD_SAMPLE, len(_ZSTD_SAMPLE)) == 128

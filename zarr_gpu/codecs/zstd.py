@@ -104,7 +104,7 @@ class ZstdCodec(BytesBytesCodec):
 
     def decode_part(self, data: Bytes, decoded: Size, offset: int, nbytes: int) -> Bytes | None:
         end = offset + nbytes
-        library = _native.zstd()
+        library = _native.zstd_decoder()
         if library is None or not ends_early(decoded, end):
             return None
         if read_frame_header(data).content_nbytes != decoded.limit:
@@ -128,7 +128,7 @@ class ZstdCodec(BytesBytesCodec):
 
     def _decode_exact(self, data: Bytes, nbytes: int, out: memoryview | None) -> Bytes:
         # libzstd never writes beyond the memory it is given, and nothing less is accepted.
-        library = _native.zstd()
+        library = _native.zstd_decoder()
         if library is not None:
             into = target(nbytes, out)
             size = library.decompress(
