@@ -78,7 +78,7 @@ def arrays(draw):
 def test_all_selections_equal_numpy(folder, case, quick):
     options, data, selections, points = case
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(host, "QUICK_S", quick)  # with 1e9, another thread moves what was decoded
+        patch.setattr(host, "QUICK_S", quick)  # with 1e9, one thread does it all
         compare_selections(folder, options, data, selections)
         array = zarr_gpu.open_array(LocalStore(folder), device="cpu")
         compare_points(array, data, points)

@@ -161,11 +161,7 @@ def _read_many(job: BlockJob) -> None:
         task(next(items))
         if not job.together and perf_counter() - start < min(n, step) * QUICK_S:
             threads = 1
-            job.behind = True
-    try:
-        workers.run(task, items, threads)
-    finally:
-        job.finish()
+    workers.run(task, items, threads)
 
 
 def _shard_tasks(placement: Placement, step: int) -> Any:

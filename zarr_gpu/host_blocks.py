@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from zarr_gpu import blocks, workers
+from zarr_gpu import blocks
 from zarr_gpu._types import Bytes, Int64, NDArray
 from zarr_gpu.blocks import Blocks, Ranges
 from zarr_gpu.codecs.chain import BoundChain, RawLayout
@@ -24,22 +24,12 @@ from zarr_gpu.host_parts import Parts
 from zarr_gpu.host_rows import RowJob
 from zarr_gpu.stores.base import Reader
 
-if TYPE_CHECKING:
-    from concurrent.futures import Future
-
 PIECE_NBYTES = 512 << 10
 """Uncompressed chunks of more than twice as much pass through an L2 cache."""
 
 
 class BlockJob(RowJob):
     """A read of ranges from a regular grid; at most one level of shards."""
-
-    behind = False
-    """Another thread moves finished blocks to the output while this one, alone, decodes the next:
-    that takes it one call, so that they hardly wait for each other's interpreter lock.
-    """
-    _moving: tuple[Future[None], _Block] | None = None
-    _turn = 0
 
     def usable(self) -> bool:
         """False when blocks could not be whole chunks one after the other in memory."""
@@ -58,27 +48,6 @@ class BlockJob(RowJob):
     def grid(self) -> Blocks:
         """The blocks of the whole plan, where objects are chunks."""
         return Blocks(tuple(len(axis) for axis in self.plan.axes), self.most)
-
-    def _deliver(self, block: _Block) -> None:
-        if not self.behind or block.target is not None:
-            block.deliver()
-            return
-        self.finish()
-        self._moving = workers.submit(_Block.deliver, block), block
-        self._turn = 1 - self._turn
-
-    def finish(self) -> None:
-        """Wait until nothing is moved any more."""
-        if self._moving is not None:
-            (moving, block), self._moving = self._moving, None
-            if moving.cancel():  # no thread has come to it
-                block.deliver()
-            else:
-                moving.result()
-
-    def scratch_for(self, nbytes: int) -> memoryview:
-        """Memory for a block, other than that of the block which is moved now."""
-        return self.scratch.get(f"block {self._turn}", nbytes)
 
     # -- objects that are one chunk ---------------------------------------------------------------
 
@@ -114,7 +83,7 @@ class BlockJob(RowJob):
         else:
             for i, data in enumerate(self._objects(keys, chain)):
                 self._decode_piece(data, block, i, chain, keys[i])
-        self._deliver(block)
+        block.deliver()
 
     def _fill_encoded(self, keys: list[str], block: _Block, chain: BoundChain) -> None:
         encoded = self.scratch.get("encoded", chain.stored.limit)
@@ -242,7 +211,7 @@ class BlockJob(RowJob):
                 for i, piece in enumerate(block.pieces, first):
                     if not parts.read(i, piece):
                         self._fill_piece(piece, memory, key)
-            self._deliver(block)
+            block.deliver()
             first = stop
 
     def _decode_together(
@@ -315,7 +284,7 @@ class _Block:
     def bytes(self) -> memoryview:
         if self.target is not None:
             return self.target.reshape(-1).view(np.uint8).data
-        return self._job.scratch_for(self.count * self.memory.nbytes)
+        return self._job.scratch.get("block", self.count * self.memory.nbytes)
 
     @cached_property
     def pieces(self) -> list[memoryview]:
