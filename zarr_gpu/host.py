@@ -27,7 +27,9 @@ from zarr_gpu.stores.base import Store
 TASK_NBYTES = 1 << 20
 """Decoded bytes per task: enough to make what a task costs (some 30 us) disappear."""
 ROWS_NBYTES = 4 << 20
-"""The same for chunks that are used in part."""
+"""The same for chunks that are used in part, at most."""
+PROBE = 2
+"""Of these, the chunks of the first task and of the last ones."""
 SHARD_TASK_NBYTES = 4 << 20
 """The same where a task opens a shard and looks up its index."""
 QUICK_NBYTES = 256 << 10
@@ -103,7 +105,7 @@ class _Runs(Iterator[range]):
     """
 
     def __init__(self, n: int, step: int, threads: int) -> None:
-        self.step = step
+        self._step = step
         self._n = n
         runs = -(-n // step)
         self._far = -(-runs // threads)  # runs from one place to the next
@@ -114,10 +116,31 @@ class _Runs(Iterator[range]):
         while self._number < self._far * self._threads:
             at, place = divmod(self._number, self._threads)
             self._number += 1
-            start = (place * self._far + at) * self.step
+            start = (place * self._far + at) * self._step
             if start < self._n:
-                return range(start, min(self._n, start + self.step))
+                return range(start, min(self._n, start + self._step))
         raise StopIteration
+
+
+class _Shrinking(Iterator[range]):
+    """Runs of at most ``step`` rows: a short one, to be watched, then shorter and shorter ones, so
+    that all threads end at the same time.
+    """
+
+    def __init__(self, n: int, step: int, threads: int) -> None:
+        self._most = step
+        self._n = n
+        self._at = 0
+        self._threads = threads
+
+    def __next__(self) -> range:
+        left = self._n - self._at
+        if not left:
+            raise StopIteration
+        wanted = left // (3 * self._threads) if self._at else PROBE
+        start = self._at
+        self._at += min(left, self._most, max(PROBE, wanted))
+        return range(start, self._at)
 
 
 def _threads(layout: ArrayLayout, plan: Plan, store: Store) -> int:
@@ -131,37 +154,42 @@ def _threads(layout: ArrayLayout, plan: Plan, store: Store) -> int:
 
 def _read_many(job: BlockJob) -> None:
     """Several chunks, by several threads where that pays."""
-    layout, plan, store = job.layout, job.plan, job.store
-    threads = _threads(layout, plan, store)
+    layout, store = job.layout, job.store
+    nbytes = leaf_nbytes(layout)
+    threads = _threads(layout, job.plan, store)
+    task, items, rows_of = _tasks(job, threads)
+    if threads > 1 and store.local and nbytes <= QUICK_NBYTES and workers.take_turns():
+        first = next(items)
+        start = perf_counter()
+        task(first)
+        if not job.together and perf_counter() - start < rows_of(first) * QUICK_S:
+            threads = 1
+    workers.run(task, items, threads)
+
+
+def _tasks(
+    job: BlockJob, threads: int
+) -> tuple[Callable[[Any], None], Iterator[Any], Callable[[Any], int]]:
+    """What a thread does, with what, and how many chunks that are."""
+    layout, plan = job.layout, job.plan
     n, nbytes = len(plan), leaf_nbytes(layout)
     # Rows per task: many enough, and few enough for all threads to end at the same time.
     step = max(1, min(TASK_NBYTES // nbytes, -(-n // (4 * threads)))) if threads > 1 else 256
-    task: Callable[[Any], None]
-    items: Any
     if layout.sharded:
         step = max(step, min(-(-n // threads), SHARD_TASK_NBYTES // nbytes))
-    if job.usable() and (layout.sharded or all(job.whole)):
-        step = max(step, job.most)
-        task = job.read_shard_box if layout.sharded else job.read_blocks
-        items = (
-            job.shard_tasks(step)
-            if layout.sharded
-            else _Runs(len(job.grid), step // job.most, threads)
-        )
-    elif layout.sharded:
+        if job.usable():
+            boxes = job.shard_tasks(max(step, job.most))
+            return job.read_shard_box, boxes, lambda box: math.prod(map(len, box[1]))
         job.segment = plan.segment
         job.placement = layout.place(plan, job.segment)
-        task, items = job.read_shard, _shard_tasks(job.placement, step)
-    else:
-        if threads > 1:
-            step = max(step, min(ROWS_NBYTES // nbytes, -(-n // (4 * threads))))
-        task, items = job.read_run, _Runs(n, step, threads)
-    if threads > 1 and store.local and nbytes <= QUICK_NBYTES and workers.take_turns():
-        start = perf_counter()
-        task(next(items))
-        if not job.together and perf_counter() - start < min(n, step) * QUICK_S:
-            threads = 1
-    workers.run(task, items, threads)
+        return job.read_shard, _shard_tasks(job.placement, step), lambda some: len(some[1])
+    if job.usable() and all(job.whole):
+        blocks, most = job.grid, math.prod(job.grid.per)
+        runs = _Runs(len(blocks), max(1, step // most), threads)
+        return job.read_blocks, runs, lambda run: len(run) * most
+    if threads > 1 and job.store.local:
+        return job.read_run, _Shrinking(n, max(step, ROWS_NBYTES // nbytes), threads), len
+    return job.read_run, _Runs(n, step, threads), len
 
 
 def _shard_tasks(placement: Placement, step: int) -> Any:
