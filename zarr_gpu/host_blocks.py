@@ -87,18 +87,16 @@ class BlockJob(RowJob):
 
     def _fill_encoded(self, keys: list[str], block: _Block, chain: BoundChain) -> None:
         encoded = self.scratch.get("encoded", chain.stored.limit)
-        pieces = block.pieces
+        decode = chain.decoder(encoded, block.bytes)
+        nbytes = block.memory.nbytes
         i = 0
         try:
             for n in self.store.fill(keys, repeat(encoded)):
-                try:
-                    if n >= 0:
-                        chain.decode_into(encoded[:n], pieces[i])
-                except CodecError:  # once more, and carefully
-                    n = -2
-                if n < 0:
-                    data = None if n == -1 else self._get(keys[i], chain)
-                    self._decode_piece(data, block, i, chain, keys[i])
+                there = n >= 0
+                if there and (decode is None or not decode(n, i * nbytes)):
+                    there = self._decode_filled(encoded[:n], block.pieces[i], chain, keys[i])
+                if not there:
+                    self._fill_piece(block.pieces[i], block.memory, keys[i])
                 i += 1
         except LimitError as error:
             raise self.errors.decoding(error, keys[i]) from error

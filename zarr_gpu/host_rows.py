@@ -180,16 +180,43 @@ class RowJob(ReadJob):
         self, keys: list[str], chain: BoundChain, memory: RawLayout
     ) -> Iterator[Bytes | None]:
         decoded = self.scratch.get("chunk", memory.nbytes)
-        for i, data in enumerate(self._encoded(keys, chain)):
+        if self._fills(chain):
+            yield from self._decoded_files(keys, chain, decoded)
+            return
+        for key, data in zip(keys, self._objects(keys, chain), strict=True):
             if data is None:
                 yield None
                 continue
             try:
                 chain.decode_into(data, decoded)
-            except CodecError:
-                yield decoded if self._decode_again(keys[i], decoded, chain) else None
-            else:
-                yield decoded
+            except CodecError as error:
+                raise self.errors.decoding(error, key) from error
+            yield decoded
+
+    def _decoded_files(
+        self, keys: list[str], chain: BoundChain, decoded: memoryview
+    ) -> Iterator[Bytes | None]:
+        encoded = self.scratch.get("encoded", chain.stored.limit)
+        decode = chain.decoder(encoded, decoded)
+        i = 0
+        try:
+            for n in self.store.fill(keys, repeat(encoded)):
+                there = n >= 0
+                if there and (decode is None or not decode(n, 0)):
+                    there = self._decode_filled(encoded[:n], decoded, chain, keys[i])
+                yield decoded if there else None
+                i += 1
+        except LimitError as error:
+            raise self.errors.decoding(error, keys[i]) from error
+
+    def _decode_filled(
+        self, encoded: memoryview, decoded: memoryview, chain: BoundChain, key: str
+    ) -> bool:
+        try:
+            chain.decode_into(encoded, decoded)
+        except CodecError:
+            return self._decode_again(key, decoded, chain)
+        return True
 
     def _decode_again(self, key: str, decoded: memoryview, chain: BoundChain) -> bool:
         """Once more, and carefully: the file may have been replaced while it was read.

@@ -226,3 +226,45 @@ def test_tests_can_do_without(monkeypatch):
         is _native.deflate()
         is None
     )
+
+
+# -- one buffer into another, again and again ------------------------------------------------------
+
+REPEATING = [ZstdCodec(1), ZstdCodec(3, checksum=True), BloscCodec(4, "lz4"), BloscCodec(4, "zstd")]
+
+
+@needs_library
+@pytest.mark.parametrize("codec", REPEATING, ids=str)
+def test_a_decoder_does_what_decode_does_or_says_no(codec):
+    size = Size(len(FIELD))
+    stored = memoryview(bytearray(codec.encoded_size(size).limit))
+    guard = 64
+    out = memoryview(bytearray(b"\xa5" * (3 * len(FIELD) + guard)))[: 3 * len(FIELD)]
+    decode = codec.decoder(stored, out, size)
+    good = bytes(codec.encode(FIELD))
+    for data in (good, *mutants(good), good[:-1], good[:5], b"", good + b"!" * 30):
+        if len(data) > len(stored):
+            continue
+        stored[: len(data)] = data
+        out[:] = b"\xa5" * len(out)
+        try:
+            expected = bytes(codec.decode(data, size))
+        except CodecError:
+            expected = None
+        done = decode(len(data), len(FIELD))
+        assert not done or bytes(out[len(FIELD) : -len(FIELD)]) == expected
+        assert done or data is not good
+        assert set(out[: len(FIELD)]) == set(out[-len(FIELD) :]) == {0xA5}
+    for at in (-1, 2 * len(FIELD) + 1):
+        stored[: len(good)] = good
+        assert not decode(len(good), at)
+
+
+@needs_library
+@pytest.mark.parametrize("codec", REPEATING, ids=str)
+def test_there_is_no_decoder_for_sizes_that_are_not_known(codec, monkeypatch):
+    buffers = memoryview(bytearray(100)), memoryview(bytearray(100))
+    assert codec.decoder(*buffers, Size(100, exact=False)) is None
+    assert codec.decoder(*buffers, Size(100)) is not None
+    monkeypatch.setattr(_native, "ENABLED", False)
+    assert codec.decoder(*buffers, Size(100)) is None

@@ -69,6 +69,11 @@ def pointer(data: Bytes) -> Pointer:
 _from_buffer: Any = c_char.from_buffer
 
 
+def address(data: memoryview) -> int:
+    """The address of writable memory that is not empty; valid while the caller holds ``data``."""
+    return addressof(_from_buffer(data))
+
+
 class _PyBuffer(ctypes.Structure):
     """``Py_buffer``, part of the stable ABI since Python 3.11."""
 

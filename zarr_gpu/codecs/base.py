@@ -16,7 +16,7 @@ Rules for every ``decode``:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
@@ -168,6 +168,18 @@ class BytesBytesCodec(Codec):
         then calls :meth:`decode`. The range lies inside ``decoded.limit`` and is not empty. What is
         not decoded is not checked either: damage elsewhere in the chunk may go unnoticed, and
         checksums of the whole are not compared.
+        """
+        return None
+
+    def decoder(
+        self, encoded: memoryview, out: memoryview, decoded: Size
+    ) -> Callable[[int, int], bool] | None:
+        """A function of ``(n, at)`` that decodes the first ``n`` bytes of ``encoded`` to ``out``.
+
+        There they begin at byte ``at``, and are as many as ``decoded`` says. False, and anything
+        in ``out``, where something is unusual or wrong: :meth:`decode` then has to be called.
+        What does not change from chunk to chunk is done once. None: there is nothing like that.
+        Both are writable memory.
         """
         return None
 

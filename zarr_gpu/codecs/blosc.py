@@ -14,7 +14,7 @@ first. Layout: README_CHUNK_FORMAT.rst of c-blosc.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
@@ -151,6 +151,25 @@ class BloscCodec(BytesBytesCodec):
             return _library().decompress(data, into)  # type: ignore[no-any-return]
         except (RuntimeError, ValueError) as error:
             raise CodecError(str(error), codec=self.name) from error
+
+    def decoder(
+        self, encoded: memoryview, out: memoryview, decoded: Size
+    ) -> Callable[[int, int], bool] | None:
+        native, nbytes = _native.blosc(), decoded.limit
+        if native is None or not decoded.exact:
+            return None
+        decompress = native.decompress
+        source, start = _native.address(encoded), _native.address(out)
+        last = len(out) - nbytes
+
+        def decode(n: int, at: int) -> bool:
+            return (
+                0 <= at <= last
+                and _is_plain(encoded[:n], nbytes)
+                and decompress(start + at, nbytes, source) == nbytes
+            )
+
+        return decode
 
     def decode_part(self, data: Bytes, decoded: Size, offset: int, nbytes: int) -> Bytes | None:
         """Decodes, and checks, the blocks that the part touches."""

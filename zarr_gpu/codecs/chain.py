@@ -6,7 +6,7 @@ one :class:`~zarr_gpu.codecs.base.ChunkSpec` and is immutable, so all threads sh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -190,6 +190,16 @@ class BoundChain:
             data = codecs[0].decode(data, self.sizes[0], out)
         if data is not out:
             out[:] = data
+
+    def decoder(self, encoded: memoryview, out: memoryview) -> Callable[[int, int], bool] | None:
+        """Decodes what lies in ``encoded`` again and again, see :meth:`BytesBytesCodec.decoder`.
+
+        ``encoded`` may be as large as :attr:`stored` says, no larger.
+        """
+        codecs = self.chain.bytes_bytes
+        if len(codecs) != 1 or self.stored.exact or len(encoded) > self.stored.limit:
+            return None
+        return codecs[0].decoder(encoded, out, self.sizes[0])
 
     @property
     def decodes_many(self) -> bool:

@@ -10,7 +10,7 @@ size that the array's metadata give.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -101,6 +101,26 @@ class ZstdCodec(BytesBytesCodec):
         if decoded.exact:
             return self._decode_exact(data, decoded.limit, out)
         return self._decode_unknown(data, decoded, total)
+
+    def decoder(
+        self, encoded: memoryview, out: memoryview, decoded: Size
+    ) -> Callable[[int, int], bool] | None:
+        library, nbytes = _native.zstd_decoder(), decoded.limit
+        if library is None or not decoded.exact or len(encoded) < _HEAD.size:
+            return None
+        decompress = library.decompress
+        source, start = _native.address(encoded), _native.address(out)
+        last = len(out) - nbytes
+
+        def decode(n: int, at: int) -> bool:
+            return (
+                n >= _HEAD.size
+                and 0 <= at <= last
+                and _is_plain(encoded, nbytes)
+                and decompress(start + at, nbytes, source, n) == nbytes
+            )
+
+        return decode
 
     def decode_part(self, data: Bytes, decoded: Size, offset: int, nbytes: int) -> Bytes | None:
         end = offset + nbytes
