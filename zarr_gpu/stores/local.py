@@ -21,6 +21,7 @@ import errno
 import functools
 import os
 import stat
+import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -352,6 +353,8 @@ class LocalStore(SameBytes):
             except FileNotFoundError as error:  # another process deleted the directory
                 if attempt == TRIES - 1:
                     raise failed(f"cannot write {key!r} of {self!r}", error) from error
+                if attempt > 2:
+                    time.sleep(attempt * 137e-6)
             except StoreError:
                 raise
             except OSError as error:
