@@ -19,7 +19,7 @@ from zarr_gpu.errors import (
 )
 from zarr_gpu.metadata.array import ArrayMetadata
 from zarr_gpu.metadata.group import GroupMetadata
-from zarr_gpu.metadata.paths import check_node_path
+from zarr_gpu.metadata.paths import check_node_path, is_node_name
 from zarr_gpu.node import Node
 from zarr_gpu.nodes import (
     Metadata,
@@ -196,7 +196,7 @@ class GroupReader(Node):
     def _names(self) -> list[str]:
         listed = self._metadata.consolidated
         if listed is not None:
-            return [path for path in listed if "/" not in path]
+            return [path for path in listed if is_node_name(path)]
         return member_names(self.store, self.path, self._metadata.zarr_format)
 
     def __iter__(self) -> Iterator[str]:

@@ -35,6 +35,7 @@ from zarr_gpu.metadata.documents import (
     parse_group_documents_v2,
 )
 from zarr_gpu.metadata.group import GroupMetadata
+from zarr_gpu.metadata.paths import is_node_name
 from zarr_gpu.stores.base import Store
 
 Metadata: TypeAlias = ArrayMetadata | GroupMetadata
@@ -261,11 +262,11 @@ def lock_or_none(store: Store, key: str) -> AbstractContextManager[Any]:
 
 def child_names(store: Store, path: str) -> list[str]:
     """Names below ``path`` that may be nodes."""
-    return [name for name in store.list_dir(path) if _may_be_node(name)]
+    return _no_documents(store.list_dir(path))
 
 
-def _may_be_node(name: str) -> bool:
-    return name not in DOCUMENTS and not name.startswith(".zg-")
+def _no_documents(names: list[str]) -> list[str]:
+    return [name for name in names if name not in DOCUMENTS and not name.startswith(".zg-")]
 
 
 def member_names(store: Store, path: str, zarr_format: int) -> list[str]:
@@ -273,8 +274,8 @@ def member_names(store: Store, path: str, zarr_format: int) -> list[str]:
     documents = ("zarr.json",) if zarr_format == 3 else (".zarray", ".zgroup")
     found = store.list_holding(path, documents)
     if found is not None:
-        return [name for name in found if _may_be_node(name)]
-    names = child_names(store, path)
+        return [name for name in _no_documents(found) if is_node_name(name)]
+    names = [name for name in child_names(store, path) if is_node_name(name)]
     there = [False] * len(names)
 
     def look(i: int) -> None:

@@ -29,3 +29,11 @@ def check_node_path(path: str, *, strict: bool = False) -> str:
         if strict and (name.startswith("__") or name in _DOCUMENTS):
             raise StoreKeyError(f"illegal node path {path!r}: the name {name!r} is reserved")
     return "/".join(names)
+
+
+def is_node_name(name: str) -> bool:
+    """True for what may be the last part of a node's path."""
+    try:
+        return "/" not in name and check_node_path(name) == name != ""
+    except StoreKeyError:
+        return False

@@ -9,6 +9,7 @@ Knows nothing of any particular store.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from zarr_gpu.errors import StoreError
 from zarr_gpu.stores.base import Store, check_key
@@ -50,3 +51,14 @@ def names_below(keys: Iterable[str], prefix: str) -> list[str]:
     inside = check_prefix(prefix)
     skip = len(inside)
     return sorted({key[skip:].split("/", 1)[0] for key in keys if key.startswith(inside)})
+
+
+@contextmanager
+def as_store_errors(what: str) -> Iterator[None]:
+    """Raise errors of the operating system as StoreError: ``what`` could not be done."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        raise failed(what, error) from error

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from zarr_gpu._types import Bytes
 from zarr_gpu.errors import StoreError
@@ -70,3 +71,14 @@ class FileReader(Reader):
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def is_file(path: str) -> bool:
+    """True for regular files, and for links to them."""
+    try:
+        mode = os.lstat(path).st_mode
+        if stat.S_ISLNK(mode):
+            mode = os.stat(path).st_mode  # noqa: PTH116 - a Path costs more
+    except OSError:  # also of paths through what is no directory
+        return False
+    return stat.S_ISREG(mode)

@@ -30,9 +30,9 @@ from zarr_gpu._types import Bytes
 from zarr_gpu.config import config
 from zarr_gpu.errors import StoreError, StoreKeyError
 from zarr_gpu.stores.base import ByteRange, Located, Reader, check_key, check_limit
-from zarr_gpu.stores.common import SameBytes, check_prefix, failed
+from zarr_gpu.stores.common import SameBytes, as_store_errors, check_prefix, failed
 from zarr_gpu.stores.directories import Directories
-from zarr_gpu.stores.files import TRIES, FileReader, read_exactly
+from zarr_gpu.stores.files import TRIES, FileReader, is_file, read_exactly
 from zarr_gpu.stores.filling import ABSENT, BY_PATH, fill_files, open_folder
 from zarr_gpu.stores.locks import file_lock, lock_place
 from zarr_gpu.stores.publishing import (
@@ -248,7 +248,7 @@ class LocalStore(SameBytes):
             if entry.is_symlink():
                 held = any(self.exists(f"{inside}{folder}/{name}") for name in names)
             else:
-                held = any(_is_file(f"{entry.path}/{name}") for name in names)
+                held = any(is_file(f"{entry.path}/{name}") for name in names)
             if held:
                 found.append(folder)
         return sorted(found)
@@ -296,7 +296,7 @@ class LocalStore(SameBytes):
             return
         from concurrent.futures import ThreadPoolExecutor  # slow to import
 
-        with ExitStack() as stack, _as_store_errors(f"cannot write to {self!r}"):
+        with ExitStack() as stack, as_store_errors(f"cannot write to {self!r}"):
             with ThreadPoolExecutor(min(SYNC_THREADS, len(items))) as pool:
                 writes = [pool.submit(self._write_temporary, k, v) for k, v in items]
             for write in writes:
@@ -377,7 +377,7 @@ class LocalStore(SameBytes):
     def delete(self, key: str) -> None:
         self.check_writable()
         path = self._path(key)
-        with _as_store_errors(f"cannot delete {key!r} of {self!r}"):
+        with as_store_errors(f"cannot delete {key!r} of {self!r}"):
             if self._trust(os.path.dirname(path)):
                 unlink(path)
                 if self._durable:
@@ -387,7 +387,7 @@ class LocalStore(SameBytes):
         """Remove the directory ``prefix``; a link is removed, not what it points at."""
         self.check_writable()
         path = self._prefix_path(prefix)
-        with _as_store_errors(f"cannot delete {prefix!r} of {self!r}"):
+        with as_store_errors(f"cannot delete {prefix!r} of {self!r}"):
             if prefix:
                 if self._trust(os.path.dirname(path)):
                     remove(path, temporary_in(os.path.dirname(path)))
@@ -405,7 +405,7 @@ class LocalStore(SameBytes):
         directory, name = lock_place(key)
         directory = self._prefix_path(directory)
         lock = file_lock(f"{directory}/{LOCK_FILE}", name)
-        with _as_store_errors(f"cannot lock {key!r} of {self!r}"):
+        with as_store_errors(f"cannot lock {key!r} of {self!r}"):
             for attempt in range(TRIES):
                 try:
                     self._directories.enter(directory, again=attempt > 0, sync=self._durable)
@@ -446,21 +446,3 @@ def _make(store: LocalStore, read_only: bool) -> functools.partial[LocalStore]:
         durable=store.durable,
         follow_symlinks=store.follow_symlinks,
     )
-
-
-@contextmanager
-def _as_store_errors(what: str) -> Iterator[None]:
-    try:
-        yield
-    except StoreError:
-        raise
-    except OSError as error:
-        raise failed(what, error) from error
-
-
-def _is_file(path: str) -> bool:
-    try:
-        mode = os.lstat(path).st_mode
-        return stat.S_ISREG(mode) or (stat.S_ISLNK(mode) and stat.S_ISREG(os.stat(path).st_mode))  # noqa: PTH116
-    except OSError:  # also of paths through what is no directory
-        return False
