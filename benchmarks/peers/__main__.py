@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import signal
@@ -186,6 +187,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, help="7, or 3 with --quick")
     parser.add_argument("--threads", type=int, default=2, help="of every engine")
     parser.add_argument("--quick", action="store_true", help="an eighth of the sizes")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no row after that")
     parser.add_argument("--data", type=Path, help="folder in which the files are kept")
     parser.add_argument("--save", action="store_true", help=f"into {RESULTS.name}/")
     options = parser.parse_args(argv)
@@ -215,8 +217,13 @@ def gather(options: argparse.Namespace) -> tuple[dict[str, Any], str, bool]:
         bench = Bench(options, folder)
         if rows:
             bench.start(stack)
+        started = time.perf_counter()
         for i, row in enumerate(rows):
             begin = time.perf_counter()
+            if begin - started > 60 * options.minutes:
+                print(f"left out: {', '.join(row.name for row in rows[i:])}", flush=True)
+                rows = rows[:i]
+                break
             bench.measure(row)
             bench.clean(row, rows[i + 1 :])
             taken = time.perf_counter() - begin
