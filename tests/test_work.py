@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 import zarr_gpu
+from zarr_gpu import workers
 from zarr_gpu.config import config
 from zarr_gpu.stores.local import LocalStore
 
@@ -148,8 +149,9 @@ MEMORY = ["read.zstd.64K", "read.none.4K", "read.shard.zstd.4K", "stride.zstd.64
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def one_thread(monkeypatch):
     """``sys.setprofile`` watches one thread; what threads do is the same."""
+    monkeypatch.setattr(workers, "take_turns", lambda: True)
     with config.set({"threads": 1}):
         yield
 

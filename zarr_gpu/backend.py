@@ -111,5 +111,5 @@ def _device(number: int) -> Backend:
         from zarr_gpu.device.cuda import CudaRuntime
         from zarr_gpu.device.engine import Engine
 
-        _devices[key] = DeviceBackend(Engine(CudaRuntime(number)))
+        _devices.setdefault(key, DeviceBackend(Engine(CudaRuntime(number))))
     return _devices[key]

@@ -15,6 +15,7 @@ from itertools import product
 
 import numpy as np
 
+from zarr_gpu import workers
 from zarr_gpu._types import Bytes, Int64, NDArray
 from zarr_gpu.assembler import Assembler
 from zarr_gpu.chunk_errors import ChunkErrors
@@ -48,8 +49,8 @@ class ReadJob:
         self.settings = settings
         self.same_dtype = out.dtype == layout.dtype and plan.fields is None
         self.scratch = Scratch()
-        self.reading = threading.Lock()
-        """Held by the thread that reads small files."""
+        self.reading = threading.Lock() if workers.take_turns() else nullcontext()
+        """Held by the thread that reads small files, where others could not run meanwhile."""
 
     @cached_property
     def errors(self) -> ChunkErrors:

@@ -16,8 +16,9 @@ from zarr_gpu.metadata.v2 import parse_array_v2
 from zarr_gpu.metadata.v3 import parse_array_v3
 
 WORDS = st.text(max_size=5)
+INTEGERS = st.integers(-(2**63), 2**63)
 ATTRIBUTES = st.dictionaries(
-    WORDS, st.none() | st.booleans() | st.floats() | st.integers() | st.lists(WORDS, max_size=2),
+    WORDS, st.none() | st.booleans() | st.floats() | INTEGERS | st.lists(WORDS, max_size=2),
     max_size=3,
 )  # fmt: skip
 FILLS = {  # from and to JSON is the data types' own subject
@@ -52,7 +53,7 @@ def metadata_v3(draw):
     name = draw(st.sampled_from(sorted(FILLS)))
     names = st.tuples(*(st.none() | WORDS for _ in shape))
     more = st.builds(
-        NamedConfig, WORDS.filter(bool), st.dictionaries(WORDS, st.integers(), max_size=2),
+        NamedConfig, WORDS.filter(bool), st.dictionaries(WORDS, INTEGERS, max_size=2),
         st.booleans(),
     )  # fmt: skip
     return ArrayMetadata(

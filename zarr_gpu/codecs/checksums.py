@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import sys
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -145,12 +146,12 @@ class Fletcher32Codec(ChecksumCodec):
         choice({"location": self.location}, "location", "end")
 
     def checksum(self, data: Bytes) -> int:
-        from numcodecs.fletcher32 import Fletcher32
+        from numcodecs import fletcher32  # the package first: threads that import wait for it
 
         if not len(data):
             return 0  # numcodecs fails on it
         # numcodecs has no way to ask for the checksum alone.
-        return int.from_bytes(bytes(Fletcher32().encode(data)[-NBYTES:]), "little")
+        return int.from_bytes(bytes(fletcher32.Fletcher32().encode(data)[-NBYTES:]), "little")
 
 
 @dataclass(frozen=True)
@@ -182,30 +183,44 @@ class JenkinsLookup3Codec(ChecksumCodec):
         return {"initval": self.initval, "prefix": prefix}
 
     def checksum(self, data: Bytes) -> int:
-        from numcodecs.jenkins import jenkins_lookup3
+        from numcodecs import jenkins
 
         if self.prefix:
             data = self.prefix + data
-        return int(jenkins_lookup3(np.frombuffer(data, np.uint8), self.initval))
+        return int(jenkins.jenkins_lookup3(np.frombuffer(data, np.uint8), self.initval))
 
 
 @cache
 def crc32c_function() -> Callable[[Bytes], int]:
     """The fastest CRC-32C installed; without any, one in NumPy."""
+    found = [_google_crc32c, _compiled_crc32c]
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        found.reverse()  # importing google_crc32c would turn the interpreter lock on
+    for find in found:
+        function = find()
+        if function is not None:
+            return function
+    from zarr_gpu.codecs._crc32c import crc32c
+
+    return crc32c
+
+
+def _google_crc32c() -> Callable[[Bytes], int] | None:
     try:
         import google_crc32c
-
-        if google_crc32c.implementation == "c":
-            # It takes no memoryview, but any array.
-            return lambda data: int(google_crc32c.value(np.frombuffer(data, np.uint8)))
     except ImportError:
-        pass
+        return None
+    if google_crc32c.implementation != "c":
+        return None
+    # It takes no memoryview, but any array.
+    return lambda data: int(google_crc32c.value(np.frombuffer(data, np.uint8)))
+
+
+def _compiled_crc32c() -> Callable[[Bytes], int] | None:
     try:
         compiled = import_module("crc32c").crc32c
     except ImportError:
-        from zarr_gpu.codecs._crc32c import crc32c
-
-        return crc32c
+        return None
     return lambda data: int(compiled(data))
 
 

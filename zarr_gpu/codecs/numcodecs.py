@@ -29,7 +29,7 @@ _DTYPES = {"dtype": _FIXED, "astype": _FIXED, "encode_dtype": _FIXED, "decode_dt
 
 def open_numcodec(config: Mapping[str, JSON]) -> Any:
     """The numcodecs object for ``{"id": ..., ...}``; ValueError when it refuses the members."""
-    from numcodecs.registry import get_codec
+    from numcodecs import registry  # the package first: threads that import wait for it
 
     if config["id"] == "pickle":
         raise UnsafeCodecError("pickle: this codec runs code from the data")
@@ -37,7 +37,7 @@ def open_numcodec(config: Mapping[str, JSON]) -> Any:
         if config.get(name) is not None:
             plain_dtype(config, name, kinds)
     try:
-        return get_codec(config)
+        return registry.get_codec(config)
     except (TypeError, KeyError, AttributeError) as error:  # as wrong keyword arguments give
         raise ValueError(str(error)) from error
 

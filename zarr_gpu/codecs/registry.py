@@ -98,7 +98,7 @@ _ELSEWHERE = {
 }
 
 _registered: dict[str, type[Codec]] = {}
-_generation = 0
+_generation = object()
 
 
 class Named(Protocol):
@@ -121,12 +121,12 @@ def register(cls: C) -> C:
     """Make a codec class known under its ``name``, before any other of that name."""
     global _generation  # noqa: PLW0603 - of the one registry
     _registered[cls.name] = cls
-    _generation += 1
+    _generation = object()
     return cls
 
 
-def generation() -> int:
-    """Grows when a name may mean another codec than before."""
+def generation() -> object:
+    """Another one when a name may mean another codec than before."""
     return _generation
 
 

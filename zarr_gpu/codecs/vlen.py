@@ -69,9 +69,9 @@ class VLenUTF8Codec(_VLenCodec):
     element: ClassVar[str] = "string"
 
     def _numcodec(self) -> Any:
-        from numcodecs.vlen import VLenUTF8
+        from numcodecs import vlen  # the package first: threads that import wait for it
 
-        return VLenUTF8()
+        return vlen.VLenUTF8()
 
 
 class VLenBytesCodec(_VLenCodec):
@@ -81,9 +81,9 @@ class VLenBytesCodec(_VLenCodec):
     element: ClassVar[str] = "bytes"
 
     def _numcodec(self) -> Any:
-        from numcodecs.vlen import VLenBytes
+        from numcodecs import vlen  # the package first: threads that import wait for it
 
-        return VLenBytes()
+        return vlen.VLenBytes()
 
 
 def check_count(data: Bytes, spec: ChunkSpec, codec: str) -> None:
