@@ -296,3 +296,22 @@ def test_every_byte_is_read_once(tmp_path, monkeypatch, compressor, shards):
     stored = sum(f.stat().st_size for f in (tmp_path / "c").rglob("*") if f.is_file())
     nbytes = sum(n if isinstance(n, int) else len(n) for n in found)
     assert nbytes <= stored  # the index of the shard is remembered
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("shape", [(300, 500), (), (0, 7), (3, 5)])
+def test_outputs_are_what_numpy_makes_in_a_better_place(order, shape):
+    for dtype in ("f4", "S3", "M8[s]", "O", np.dtype([("a", "i2"), ("b", ">f8")])):
+        found = host.HostBackend().empty(shape, np.dtype(dtype), order)
+        expected = np.empty(shape, dtype, order)
+        assert (found.shape, found.dtype) == (shape, expected.dtype)
+        assert found.strides == expected.strides
+        assert found.flags.writeable
+        if found.nbytes >= host.LARGE_NBYTES and dtype != "O":
+            assert found.ctypes.data % 64 == 0
+
+
+def test_scratch_is_aligned():
+    scratch = Scratch()
+    for nbytes in (1, 100, 1 << 20):
+        assert np.frombuffer(scratch.get("a", nbytes), np.uint8).ctypes.data % 64 == 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from zarr_gpu.host_blocks import BlockJob
 from zarr_gpu.host_write_blocks import write
 from zarr_gpu.layout import ArrayLayout, leaf_nbytes
 from zarr_gpu.plan import Placement, Plan
+from zarr_gpu.scratch import aligned
 from zarr_gpu.stores.base import Store
 
 TASK_NBYTES = 1 << 20
@@ -37,6 +38,8 @@ QUICK_NBYTES = 256 << 10
 QUICK_S = 85e-6
 """Threads that share quicker chunks mostly wait for the interpreter lock: two need longer than one
 (LZ4 chunks of 64 KiB, 60 us each: half as long again)."""
+LARGE_NBYTES = 64 << 10
+"""Smaller outputs need no place of their own choice in a page."""
 SERIAL_NBYTES = 256 << 10
 """Requests below this, against a local store, are done by the calling thread alone."""
 
@@ -52,7 +55,11 @@ class HostBackend:
 
     def empty(self, shape: Shape, dtype: np.dtype[Any], order: str) -> NDArray:
         """Uninitialised; every element is written by a read, or the read raises."""
-        return np.empty(shape, dtype, order="F" if order == "F" else "C")
+        by_column: Literal["C", "F"] = "F" if order == "F" else "C"
+        nbytes = math.prod(shape) * dtype.itemsize
+        if nbytes < LARGE_NBYTES or dtype.hasobject:
+            return np.empty(shape, dtype, by_column)
+        return aligned(nbytes).view(dtype).reshape(shape, order=by_column)
 
     def explain(self, layout: ArrayLayout, plan: Plan, store: Store) -> list[str]:
         """Everything happens here."""
