@@ -19,7 +19,7 @@ destination is a little ahead of the source, modulo 4096.
 def aligned(nbytes: int) -> NDArray:
     """Uninitialised bytes that begin at a multiple of :data:`ALIGNMENT`."""
     memory: NDArray = np.empty(nbytes + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
+    start = -memory.__array_interface__["data"][0] % ALIGNMENT
     return memory[start : start + nbytes]
 
 
