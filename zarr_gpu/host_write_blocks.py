@@ -7,6 +7,7 @@ so is everything that is no box of elements (``host_write``).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
@@ -22,7 +23,7 @@ from zarr_gpu.codecs.chain import BoundChain, RawLayout
 from zarr_gpu.codecs.sharding import place_parts
 from zarr_gpu.config import ArrayConfig, config
 from zarr_gpu.errors import ChunkEncodeError, CodecError, LimitError
-from zarr_gpu.host_write import Done, WriteJob, joined, spans
+from zarr_gpu.host_write import Done, WriteJob, joined
 from zarr_gpu.layout import ArrayLayout
 from zarr_gpu.plan import Box, Plan
 from zarr_gpu.scratch import Arena
@@ -38,6 +39,8 @@ SMALL_INNER_NBYTES = 16 << 10
 """Of chunks (objects; parts of shards) that fewer than 60 us of encoding are done faster by one
 thread: two spend their time handing over the interpreter lock."""
 SHORT_S = 60e-6
+SLOW_S = 200e-6
+"""What such a chunk may take in all; making a file takes from 20 us to more than 1 ms."""
 
 
 def write(
@@ -150,9 +153,17 @@ class BlockWriteJob(WriteJob):
         return Blocks(tuple(len(axis) for axis in self.plan.axes), self.most)
 
     def run(self) -> None:
-        rows = min(self.batch, len(self.plan) // (4 * self.threads))
+        able = super().count_threads()
+        rows = min(self.batch, len(self.plan) // (4 * able))
         step = max(1, rows // self.most)
-        workers.run(self.write_blocks, spans(len(self.grid), step), self.threads)
+        n, first, threads = len(self.grid), 0, self.threads
+        if threads < able and n > 1:  # all by one thread, unless the file system is slow
+            first, start = 1, perf_counter()
+            self.write_blocks(range(first))
+            if perf_counter() - start > SLOW_S * math.prod(self.grid.per):
+                threads = able
+        runs = (range(at, min(n, at + step)) for at in range(first, n, step))
+        workers.run(self.write_blocks, runs, threads)
 
     def write_blocks(self, numbers: range) -> None:
         self.arena.clear()
