@@ -252,7 +252,6 @@ def test_the_last_shards_are_encoded_by_all_threads(
     [
         ({"chunks": (1, 1024), "compressors": None}, False, 1),
         ({"chunks": (8, 1024), "compressors": None}, False, 2),
-        ({"chunks": (1, 1024), "compressors": None}, False, 1),
         ({"chunks": (1, 1024), "compressors": None}, True, 2),  # storing takes long
         ({"chunks": (1, 1024)}, False, 1),
         ({"chunks": (1, 1024)}, True, 2),
