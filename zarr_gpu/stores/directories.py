@@ -41,7 +41,10 @@ class Directories:
             return True
         try:
             parent = directory[: directory.rindex("/")]
-            if parent in self.trusted and stat.S_ISDIR(os.lstat(directory).st_mode):
+            known = parent in self.trusted or (
+                parent.startswith(self._root + "/") and self.trust(parent)
+            )
+            if known and stat.S_ISDIR(os.lstat(directory).st_mode):
                 # no link: it is where its parent is
                 self._remember(directory)
                 return True
