@@ -315,3 +315,21 @@ def test_scratch_is_aligned():
     scratch = Scratch()
     for nbytes in (1, 100, 1 << 20):
         assert np.frombuffer(scratch.get("a", nbytes), np.uint8).ctypes.data % 64 == 0
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_tasks_are_short_however_small_the_chunks(threads, monkeypatch):
+    monkeypatch.setattr(host, "TASK_NBYTES", 1 << 20)
+    array = zarr_gpu.create_array({}, shape=(60_000,), chunks=(2,), dtype="i1", fill_value=7)
+    found = []
+    genuine = host_rows.RowJob.read_rows
+
+    def read_rows(self, segment):
+        found.append(len(segment))
+        genuine(self, segment)
+
+    monkeypatch.setattr(host_rows.RowJob, "read_rows", read_rows)
+    with config.set({"threads": threads}):
+        assert (array[::2] == 7).all()
+    assert sum(found) == 30_000
+    assert max(found) <= 4096

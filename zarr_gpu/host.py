@@ -29,8 +29,10 @@ TASK_NBYTES = 1 << 20
 """Decoded bytes per task: enough to make what a task costs (some 30 us) disappear."""
 ROWS_NBYTES = 4 << 20
 """The same for chunks that are used in part, at most."""
+MOST_ROWS = 4096
+"""Of a task, however small the chunks: keys and indices take some 500 bytes for each."""
 PROBE = 2
-"""Of these, the chunks of the first task and of the last ones."""
+"""Chunks, used in part, of the first task and of the last ones."""
 SHARD_TASK_NBYTES = 4 << 20
 """The same where a task opens a shard and looks up its index."""
 QUICK_NBYTES = 256 << 10
@@ -195,8 +197,9 @@ def _tasks(
         runs = _Runs(len(blocks), max(1, step // most), threads)
         return job.read_blocks, runs, lambda run: len(run) * most
     if threads > 1 and job.store.local:
-        return job.read_run, _Shrinking(n, max(step, ROWS_NBYTES // nbytes), threads), len
-    return job.read_run, _Runs(n, step, threads), len
+        step = min(MOST_ROWS, max(step, ROWS_NBYTES // nbytes))
+        return job.read_run, _Shrinking(n, step, threads), len
+    return job.read_run, _Runs(n, min(MOST_ROWS, step), threads), len
 
 
 def _shard_tasks(placement: Placement, step: int) -> Any:
