@@ -31,6 +31,24 @@ def test_blocks_are_even_and_filled_from_the_last_axis():
     assert Blocks((4, 2), 2, (10, 20))[1] == (range(11, 12), range(20, 22))
 
 
+@given(counts, st.integers(1, 40), st.integers(0, 3))
+def test_square_blocks_are_all_rows_once_and_not_too_large(counts, most, first):
+    box = tuple(range(first, first + n) for n in counts)
+    some = blocks.cut_square(box, most)
+    rows = [row for block in some for row in blocks.rows_of(block)]
+    assert sorted(rows) == list(blocks.rows_of(box))
+    assert all(len(list(blocks.rows_of(block))) <= most for block in some)
+    everything = list(blocks.rows_of(box))
+    assert [everything[number] for number in blocks.numbers_in(box, some)] == rows
+
+
+def test_square_blocks_have_equal_sides():
+    box = (range(16), range(16))
+    assert blocks.cut_square(box, 70)[1] == (range(8), range(8, 16))
+    assert blocks.cut_square(box, 32)[1] == (range(4), range(8, 16))
+    assert blocks.cut_square((range(2), range(16)), 32) == [(range(2), range(16))]
+
+
 @st.composite
 def boxes(draw):
     shape = tuple(draw(st.lists(st.integers(1, 12), min_size=1, max_size=3)))

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import pytest
 
 import zarr_gpu
 from zarr_gpu.errors import ShardIndexError
 from zarr_gpu.shards import IndexCache, index_cache
+from zarr_gpu.stores import files
 from zarr_gpu.stores.local import LocalStore
 from zarr_gpu.stores.memory import MemoryStore
 from zarr_gpu.stores.wrappers import CountingStore
@@ -124,3 +126,68 @@ def test_the_index_cache_is_bounded_and_forgets_the_oldest() -> None:
     assert cache.get(5, "version") is indexes[5]
     cache.put(7, "version", np.zeros((100, 2), np.uint64))
     assert cache.get(7, "version") is None
+
+
+def reorder(path: Path, order: Any, gap: int) -> None:
+    """Store the parts of a shard in another order, with ``gap`` bytes between them."""
+    data = path.read_bytes()
+    n = len(order)
+    index = np.frombuffer(data, "<u8", 2 * n, len(data) - 16 * n - 4).reshape(n, 2).copy()
+    parts = b""
+    for number in order:
+        offset, nbytes = index[number].tolist()
+        if offset != 2**64 - 1:
+            index[number, 0] = len(parts)
+            parts += data[offset : offset + nbytes] + b"\xaa" * gap
+    encoded = index.tobytes()
+    path.write_bytes(parts + encoded + google_crc32c.value(encoded).to_bytes(4, "little"))
+
+
+def z_order(side: int) -> list[int]:
+    """Numbers in C order along a Z-order curve, as zarr-python stores inner chunks."""
+
+    def spread(i: int) -> int:
+        return sum((i >> b & 1) << 2 * b for b in range(8))
+
+    numbers = [(spread(i) << 1 | spread(j), i * side + j) for i in range(side) for j in range(side)]
+    return [number for _, number in sorted(numbers)]
+
+
+@pytest.mark.parametrize("compressors", [None, [{"name": "zstd"}], [{"name": "gzip"}]])
+@pytest.mark.parametrize("order", ["z", "random", "reversed"])
+@pytest.mark.parametrize("missing", [0, 5])
+@pytest.mark.parametrize("gap", [0, 3])
+def test_inner_chunks_may_lie_in_any_order(
+    tmp_path: Path, compressors: Any, order: str, missing: int, gap: int
+) -> None:
+    array = zarr_gpu.create_array(
+        tmp_path, shape=(70, 64), chunks=(4, 4), shards=(64, 64), dtype="u2", fill_value=9,
+        compressors=compressors,
+    )  # fmt: skip
+    values = np.random.default_rng(0).integers(0, 99, array.shape).astype("u2")
+    for number in range(missing):
+        values[4 * number : 4 * number + 4, 8:12] = 9
+    array[...] = values
+    orders = {"z": z_order(16), "reversed": range(256)[::-1]}
+    orders["random"] = np.random.default_rng(1).permutation(256).tolist()
+    for shard in ("c/0/0", "c/1/0"):
+        reorder(tmp_path / shard, orders[order], gap)
+    index_cache.clear()
+    again = zarr_gpu.open_array(tmp_path, mode="r")
+    for selection in ((...,), (slice(3, 66), slice(1, 60)), (slice(None), slice(None, None, 4))):
+        np.testing.assert_array_equal(again[selection], values[selection])
+    closely = again.with_config({"sharding_coalesce_max_gap_bytes": gap})
+    reads: list[tuple[int, int]] = []
+    read_into = files.FileReader.read_into
+
+    def counting(self: Any, offset: int, out: memoryview) -> None:
+        reads.append((offset, len(out)))
+        read_into(self, offset, out)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files.FileReader, "read_into", counting)
+        np.testing.assert_array_equal(closely[...], values)
+    if order == "z" and not missing and compressors != [{"name": "gzip"}]:
+        size = sum((tmp_path / shard).stat().st_size for shard in ("c/0/0", "c/1/0"))
+        assert sum(nbytes for _, nbytes in reads) <= size
+        assert len(reads) < (12 if compressors else 40)  # of 272 chunks, 16 at an edge

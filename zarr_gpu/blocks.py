@@ -43,6 +43,9 @@ class Blocks:
     def __len__(self) -> int:
         return math.prod(self._numbers)
 
+    def __iter__(self) -> Iterator[Ranges]:
+        return map(self.__getitem__, range(len(self)))
+
     def __getitem__(self, number: int) -> Ranges:
         ranges = []
         for n, p, count, first in zip(
@@ -60,6 +63,44 @@ class Blocks:
 def cut(box: Ranges, most: int) -> Blocks:
     """A box of segments cut into blocks: consecutive rows of it."""
     return Blocks(tuple(len(r) for r in box), most, tuple(r.start for r in box))
+
+
+def cut_square(box: Ranges, most: int) -> list[Ranges]:
+    """The same by blocks whose sides are nearly equal powers of two, where the box has them.
+
+    Segments that follow each other on a Z-order curve are in few of these.
+    """
+    counts = [len(r) for r in box]
+    sides = [1] * len(counts)
+    axes = list(reversed(range(len(counts))))  # with equal sides, rows become longer first
+    while math.prod(sides) * 2 <= most:
+        axes = [d for d in axes if sides[d] < counts[d]]
+        if not axes:
+            break
+        sides[min(axes, key=sides.__getitem__)] *= 2
+    parts = [
+        [range(start, min(r.stop, start + side)) for start in range(r.start, r.stop, side)]
+        for r, side in zip(box, sides, strict=True)
+    ]
+    return list(product(*parts))
+
+
+def numbers_in(box: Ranges, some: list[Ranges]) -> Int64:
+    """Which rows of ``box``, in C order, are those of ``some`` of its blocks, block by block."""
+    numbers = np.arange(math.prod(map(len, box)), dtype=np.int64).reshape([len(r) for r in box])
+    return np.concatenate(
+        [
+            numbers[
+                tuple(
+                    [
+                        slice(r.start - b.start, r.stop - b.start)
+                        for r, b in zip(block, box, strict=True)
+                    ]
+                )
+            ].reshape(-1)
+            for block in some
+        ]
+    )
 
 
 def whole_ranges(plan: Plan) -> Ranges:

@@ -21,7 +21,7 @@ from zarr_gpu.codecs.chain import BoundChain, RawLayout
 from zarr_gpu.errors import CodecError, LimitError
 from zarr_gpu.fetching import check_inner_sizes
 from zarr_gpu.host_parts import Parts
-from zarr_gpu.host_rows import RowJob
+from zarr_gpu.host_rows import SMALL_NBYTES, RowJob
 from zarr_gpu.stores.base import Reader
 
 PIECE_NBYTES = 512 << 10
@@ -192,11 +192,16 @@ class BlockJob(RowJob):
         if chain.raw is not None:
             there = offset >= 0
             check_inner_sizes(self.errors, chain, offset[there], nbytes[there], key)
+        if (offset[1:] >= offset[:-1]).all():
+            boxes = list(blocks.cut(whole, self.most))
+        else:  # zarr-python stores them along a Z-order curve
+            boxes = blocks.cut_square(whole, self.most)
+            order = blocks.numbers_in(whole, boxes)
+            offset, nbytes = offset[order], nbytes[order]
         parts = Parts(reader, offset, nbytes, self.scratch, self.limits)
-        boxes = blocks.cut(whole, self.most)
         first = 0
-        for number in range(len(boxes)):
-            block = _Block(self, boxes[number], memory)
+        for box in boxes:
+            block = _Block(self, box, memory)
             stop = first + block.count
             if not self.store.local:
                 self._decode_fetched(parts, first, stop, block, chain, key)
@@ -205,12 +210,29 @@ class BlockJob(RowJob):
             elif chain.raw is None:
                 for i, piece in enumerate(block.pieces, first):
                     self._decode_inner(parts, i, piece, chain, key)
-            elif not parts.read_neighbours(first, stop, block.bytes):
-                for i, piece in enumerate(block.pieces, first):
-                    if not parts.read(i, piece):
-                        self._fill_piece(piece, memory, key)
+            elif parts.read_neighbours(first, stop, block.bytes):
+                self.together |= block.count > 1
+            else:
+                self._read_inner_pieces(parts, first, stop, block, key)
             block.deliver()
             first = stop
+
+    def _read_inner_pieces(
+        self, parts: Parts, first: int, stop: int, block: _Block, key: str
+    ) -> None:
+        """Uncompressed inner chunks that are no neighbours, or in another order."""
+        nbytes = block.memory.nbytes
+        found = parts.together(first, stop) if nbytes <= SMALL_NBYTES else None
+        if found is not None:
+            data, offset, _ = found
+            item = np.dtype((np.void, nbytes))
+            everywhere: NDArray = np.ndarray((len(data) - nbytes + 1,), item, data, 0, (1,))
+            np.frombuffer(block.bytes, item)[...] = everywhere[offset]
+            self.together = True
+            return
+        for i, piece in enumerate(block.pieces, first):
+            if not parts.read(i, piece):
+                self._fill_piece(piece, block.memory, key)
 
     def _decode_together(
         self, parts: Parts, first: int, stop: int, block: _Block, chain: BoundChain

@@ -10,6 +10,7 @@ from zarr_gpu._types import Int64
 from zarr_gpu.fetching import ReadLimits, read_ranges
 from zarr_gpu.scratch import Scratch
 from zarr_gpu.stores.base import Reader
+from zarr_gpu.stores.ranges import coalesce
 
 WINDOW_NBYTES = 256 << 10
 """Bytes of inner chunks that are read together from a local file."""
@@ -18,7 +19,7 @@ WINDOW_NBYTES = 256 << 10
 class Parts:
     """Inner chunks of an opened shard, by number; those that lie close together are read at once.
 
-    They are asked for in C order, which is how nearly all writers store them.
+    They are asked for in the order of their numbers.
     """
 
     def __init__(
@@ -64,18 +65,31 @@ class Parts:
         self._start, self._stop = start, stop
 
     def together(self, first: int, stop: int) -> tuple[memoryview, Int64, Int64] | None:
-        """The bytes of several numbers by one read, and where each is in them.
+        """The bytes of several numbers by few reads, and where each is in them.
 
-        None when one is missing, or when they do not lie together.
+        None when one is missing, or when that would be much more than their bytes.
         """
         offset, nbytes = (column[first:stop] for column in self._columns)
+        most = min(2 * int(nbytes.sum()), self._limits.max_bytes)
         start = int(offset.min())
-        span = int((offset + nbytes).max()) - start
-        if start < 0 or span > min(2 * int(nbytes.sum()), self._limits.max_bytes):
+        if start < 0:
             return None
-        data = self._scratch.get("together", span)
-        self._reader.read_into(start, data)
-        return data, offset - start, nbytes
+        span = int((offset + nbytes).max()) - start
+        if span <= most:
+            data = self._scratch.get("together", span)
+            self._reader.read_into(start, data)
+            return data, offset - start, nbytes
+        starts, lengths, group = coalesce(
+            offset, nbytes, self._limits.max_gap, self._limits.max_bytes
+        )
+        total = int(lengths.sum())
+        if total > most:
+            return None
+        data = self._scratch.get("together", total)
+        base = np.cumsum(lengths) - lengths
+        for at, start, n in zip(base.tolist(), starts.tolist(), lengths.tolist(), strict=True):
+            self._reader.read_into(start, data[at : at + n])
+        return data, offset + (base - starts)[group], nbytes
 
     def read(self, i: int, into: memoryview) -> bool:
         """Fill ``into`` with an uncompressed inner chunk; False: missing."""
