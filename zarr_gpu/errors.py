@@ -226,6 +226,10 @@ class MissingDependencyError(ZarrGpuError, ImportError):
     """An optional package is needed; the message names it."""
 
 
+class CheckpointError(ZarrGpuError, ValueError):
+    """A checkpoint is damaged, incomplete, or not what was asked for."""
+
+
 class StoreError(ZarrGpuError, OSError):
     """A store failed; ``transient`` says whether trying again can help."""
 

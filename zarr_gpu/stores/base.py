@@ -102,6 +102,24 @@ class Reader:
         """Fill ``out`` from ``offset`` on; raises StoreError when the object is shorter."""
         out[:] = self.read(offset, len(out))
 
+    def scatter(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        """Fill ``buffers``, one after the other, with the bytes from ``offset`` on."""
+        if len(buffers) == 1:
+            self.read_into(offset, buffers[0])
+            return
+        data = memoryview(self.read(offset, sum(map(len, buffers))))
+        at = 0
+        for buffer in buffers:
+            buffer[:] = data[at : at + len(buffer)]
+            at += len(buffer)
+
+    def map(self) -> Any:
+        """The object as memory that the system reads on demand, None where that is no file here.
+
+        Only for as long as nobody cuts the file short: reading behind its end ends the process.
+        """
+        return None
+
     def close(self) -> None:
         """Release the file handle, if there is one."""
 

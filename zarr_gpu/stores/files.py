@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
+from typing import Any
 
 from zarr_gpu._types import Bytes
 from zarr_gpu.errors import StoreError
@@ -61,11 +63,27 @@ class FileReader(Reader):
         self._check(offset, len(out))
         fill(self._fd, offset, out, self._name)
 
+    def scatter(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        total = sum(map(len, buffers))
+        self._check(offset, total)
+        if total > ONE_READ or os.preadv(self._fd, buffers, offset) != total:
+            for buffer in buffers:  # rare: find out which one
+                fill(self._fd, offset, buffer, self._name)
+                offset += len(buffer)
+
     def _check(self, offset: int, nbytes: int) -> None:
         if offset < 0 or nbytes < 0 or offset + nbytes > self.size:
             raise StoreError(
                 f"{self._name}: bytes {offset}..{offset + nbytes} of a file of {self.size} bytes"
             )
+
+    def map(self) -> Any:
+        import mmap
+
+        size = os.fstat(self._fd).st_size
+        if not size or size < self.size:
+            return None
+        return mmap.mmap(self._fd, self.size, access=mmap.ACCESS_READ)
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1

@@ -6,7 +6,7 @@ Knows every store and no Zarr.
 (MemoryStore(0 objects), '')
 """
 
-# ruff: noqa: PTH112, PTH113 - paths stay text
+# ruff: noqa: PTH110, PTH112, PTH113, PTH118, PTH119 - paths stay text
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from typing import Any, Literal, TypeAlias
 
 from zarr_gpu.stores.base import Store, check_key
 
+TENSOR_FILES = (".safetensors", ".safetensors.index.json")
+TENSOR_FILES_OF_MODELS = ("model.safetensors.index.json", "model.safetensors")
+"""What directories of Hugging Face hold."""
 StoreLike: TypeAlias = Store | str | os.PathLike[str] | MutableMapping[str, bytes] | Any
 _ZIP_MODES: Mapping[str | None, Literal["r", "a", "w", "x"]] = {
     None: "r", "r": "r", "r+": "a", "a": "a", "w": "w", "w-": "x",
@@ -29,13 +32,16 @@ def make_store(
     mode: str | None = None,
     storage_options: Mapping[str, Any] | None = None,
     read_only: bool | None = None,
+    tensors: bool = True,
 ) -> tuple[Store, str]:
     """The store that ``store`` stands for, and the path inside it ("" for the root).
 
     ``store``: a :class:`Store`; a path; a URL (``file://`` is a path, the rest is fsspec's); the
-    path of a zip file (ending in ``.zip``); a mapping; None for a new store in memory; an
+    path of a zip file (ending in ``.zip``); a safetensors file, an index of several, or a
+    directory with one of them (read-only); a mapping; None for a new store in memory; an
     ``fsspec.mapping.FSMap``; a store or ``StorePath`` of zarr-python. ``mode`` "r" makes the store
-    read-only unless ``read_only`` says otherwise. Raises TypeError for anything else, and for
+    read-only unless ``read_only`` says otherwise; without ``tensors``, safetensors files are just
+    files. Raises TypeError for anything else, and for
     ``storage_options`` without a URL.
     """
     if read_only is None:
@@ -46,16 +52,20 @@ def make_store(
     if isinstance(store, str) and is_url and not store.startswith("file://"):
         from zarr_gpu.stores.fsspec import FsspecStore
 
+        if tensors and store.endswith(TENSOR_FILES):
+            folder, _, name = store.rpartition("/")
+            files = FsspecStore.from_url(folder, storage_options, read_only=True)
+            return _tensors(files, name), ""
         return FsspecStore.from_url(store, storage_options, read_only=read_only), ""
     if isinstance(store, str | os.PathLike):
-        return _from_path(os.fspath(store), mode, read_only), ""
+        return _from_path(os.fspath(store), mode, read_only, tensors=tensors), ""
     result, path = _from_object(store)
     if read_only and not result.read_only:
         result = result.with_read_only()
     return result, path
 
 
-def _from_path(path: str, mode: str | None, read_only: bool) -> Store:
+def _from_path(path: str, mode: str | None, read_only: bool, *, tensors: bool) -> Store:
     if path.startswith("file://"):
         from urllib.parse import unquote, urlsplit  # slow to import
 
@@ -70,7 +80,33 @@ def _from_path(path: str, mode: str | None, read_only: bool) -> Store:
             return ZipStore(path, "r" if read_only else _ZIP_MODES[mode])
     from zarr_gpu.stores.local import LocalStore
 
+    if tensors and mode not in ("w", "w-"):
+        name = _tensor_file(path)
+        if name:
+            # Links to other folders are how the cache of Hugging Face names its files.
+            folder = path[: len(path) - len(name)] if path.endswith(name) else path
+            return _tensors(LocalStore(folder or ".", read_only=True, follow_symlinks=True), name)
     return LocalStore(path, read_only=read_only)
+
+
+def _tensor_file(path: str) -> str:
+    """The name of a safetensors file, or of an index of several, that ``path`` stands for.
+
+    A directory that holds such files is none where it is a Zarr group as well.
+    """
+    if path.endswith(TENSOR_FILES):
+        return os.path.basename(path) if os.path.isfile(path) else ""
+    for name in TENSOR_FILES_OF_MODELS:
+        if os.path.isfile(os.path.join(path, name)):
+            nodes = ("zarr.json", ".zgroup", ".zarray")
+            return "" if any(os.path.exists(os.path.join(path, n)) for n in nodes) else name
+    return ""
+
+
+def _tensors(files: Store, name: str) -> Store:
+    from zarr_gpu.stores.safetensors import SafetensorsStore
+
+    return SafetensorsStore(files, name)
 
 
 def _from_object(store: Any) -> tuple[Store, str]:

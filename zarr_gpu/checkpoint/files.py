@@ -1,0 +1,452 @@
+"""Files of tensors: ``save_file``, ``load_file`` and ``safe_open``, as the package safetensors has
+them, for PyTorch, NumPy, JAX and CuPy.
+
+>>> import tempfile, numpy as np
+>>> path = f"{tempfile.mkdtemp()}/a.safetensors"
+>>> save_file({"w": np.arange(6.0).reshape(2, 3)}, path)
+>>> load_file(path, framework="np")["w"][1].tolist()
+[3.0, 4.0, 5.0]
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from zarr_gpu import workers
+from zarr_gpu._types import Int64
+from zarr_gpu.checkpoint import saving
+from zarr_gpu.checkpoint.frameworks import (
+    LOGICAL,
+    Described,
+    Framework,
+    Target,
+    described_shape,
+    framework_of,
+    get_framework,
+)
+from zarr_gpu.checkpoint.loading import Box, Load
+from zarr_gpu.errors import CheckpointError, MetadataError, SelectionError
+from zarr_gpu.group import Group
+from zarr_gpu.metadata.json import load
+from zarr_gpu.nodes import StorePath
+from zarr_gpu.stores.base import Store
+from zarr_gpu.stores.open import make_store
+from zarr_gpu.stores.safetensors import PARTS, SafetensorsStore, Tensor, TensorFiles
+
+Verify = Literal["none", "sample", "full"] | bool
+SAMPLE = 16
+"""One of so many pieces is looked at by ``verify="sample"``, and one of each file at least."""
+_OURS = (PARTS, saving.CHECKSUMS, saving.TYPE_NAMES)
+
+
+def place_of_file(path: Any) -> tuple[Store, str]:
+    """Store and key of a file to be written."""
+    text = os.fspath(path)
+    folder, _, name = text.replace(os.sep, "/").rpartition("/")
+    if not name:
+        raise ValueError(f"{text!r} is no path of a file")
+    if "/" in text and not folder:
+        folder = "/"
+    return make_store(folder or ".", tensors=False)[0], name
+
+
+def save_file(
+    tensors: Mapping[str, Any],
+    path: Any,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    checksum: bool = True,
+) -> None:
+    """Store ``tensors`` in one safetensors file, which any reader of the format opens.
+
+    ``path``: a path or URL. ``metadata``: text by text. ``checksum``: whether to store checksums,
+    which ``verify=`` looks at. The old file is there until the new one is whole. Raises TypeError
+    and UnsupportedError, naming the tensor, for what cannot be stored; ValueError for tensors that
+    share memory, which :func:`save_model` stores once.
+    """
+    metadata = check_metadata(metadata)
+    sources = [saving.source(name, tensor) for name, tensor in tensors.items()]
+    refuse_shared(tensors)
+    store, key = place_of_file(path)
+    saving.write_file(store, key, sources, metadata, checksum=checksum)
+
+
+def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
+    """A copy. TypeError unless it is text by text, ValueError for names that are ours."""
+    found = dict(metadata or {})
+    for name, text in found.items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise TypeError(f"metadata are text by text, found {name!r}: {text!r}")
+        if name in _OURS:
+            raise ValueError(f"the name {name!r} is reserved")
+    return found
+
+
+def refuse_shared(tensors: Mapping[str, Any]) -> None:
+    """Raise ValueError when two tensors are the same memory, which would be stored twice."""
+    seen: dict[object, str] = {}
+    for name, tensor in tensors.items():
+        where = framework_of(tensor).storage(tensor)
+        if where is None:
+            continue
+        other = seen.setdefault(where, name)
+        if other != name:
+            raise ValueError(
+                f"{other!r} and {name!r} are the same memory and would be stored twice: use "
+                "save_model or save, which keep one of them, or clone it"
+            )
+
+
+def load_file(
+    path: Any,
+    device: Any = "cpu",
+    *,
+    framework: str | None = None,
+    names: Iterable[str] | None = None,
+    verify: Verify = "none",
+) -> dict[str, Any]:
+    """All tensors of a file, of several (an index or a directory), or those in ``names``.
+
+    They are read by one plan into memory of their own. ``framework``: ``pt``, ``np``, ``jax`` or
+    ``cupy``; None: PyTorch where it is installed, else NumPy. ``verify``: compare checksums, of all
+    bytes (``full``) or of some (``sample``). Raises KeyError, MetadataError for damaged headers,
+    CheckpointError for wrong checksums, StoreError.
+    """
+    with safe_open(path, framework, device, verify=verify) as file:
+        return file.get_tensors(names)
+
+
+class safe_open:  # noqa: N801 - the name that users know
+    """Opened safetensors files: names, metadata, tensors and slices of them.
+
+    ``path``: of a file, an index (``model.safetensors.index.json``) or a directory with either; or
+    several files. Tensors that were loaded are independent of the files.
+    """
+
+    def __init__(
+        self,
+        path: Any,
+        framework: str | None = None,
+        device: Any = "cpu",
+        *,
+        verify: Verify = "none",
+    ) -> None:
+        self._framework: Framework = get_framework(framework)
+        self._device = device
+        self._verify = check_verify(verify)
+        self._files = open_files(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files; tensors stay."""
+        self._files.close()
+
+    # -- what is there ----------------------------------------------------------------------------
+
+    def keys(self) -> list[str]:
+        """Names of tensors."""
+        return list(self._files)
+
+    def offset_keys(self) -> list[str]:
+        """The same in the order of the bytes."""
+        files = self._files
+        rows = {name: files[name].parts[0].row for name in files}
+        return sorted(rows, key=lambda name: (files.file[rows[name]], files.offset[rows[name]]))
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._files
+
+    def metadata(self) -> dict[str, str]:
+        """The user's, of all files; the first one counts where they differ."""
+        return {k: v for k, v in self._files.metadata.items() if k not in _OURS}
+
+    def group(self, *, device: str | None = None) -> Group:
+        """The same bytes as a group of Zarr arrays, for as long as this is open."""
+        return open_face(self._files, device=device)
+
+    def _tensor(self, name: str) -> tuple[Tensor, Described]:
+        if name not in self._files:
+            raise KeyError(f"no tensor {name!r} in {', '.join(self._files.keys)}")
+        tensor = self._files[name]
+        return tensor, Described(tensor.code, tensor.shape, self._types.get(name))
+
+    @cached_property
+    def _types(self) -> dict[str, str]:
+        return logical_types(self._files)
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def get_tensor(self, name: str) -> Any:
+        """Raises KeyError."""
+        return self.get_tensors([name])[name]
+
+    def get_tensors(self, names: Iterable[str] | None = None) -> dict[str, Any]:
+        """Many tensors by one plan; all without ``names``."""
+        chosen = list(self._files) if names is None else list(dict.fromkeys(names))
+        targets = {}
+        for name in chosen:
+            targets[name] = self._framework.new(self._tensor(name)[1], self._device)
+        self._fill(targets)
+        return {name: target.tensor() for name, target in targets.items()}
+
+    def get_slice(self, name: str) -> TensorSlice:
+        """A tensor of which ``[...]`` reads a part."""
+        return TensorSlice(self, name)
+
+    def load_into(
+        self, tensors: Mapping[str, Any], plan: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Fill existing tensors, in place; those in ``plan`` with that slice of the stored ones.
+
+        Contiguous tensors of the stored type are read into directly; others get a copy, cast where
+        types differ. Raises KeyError, ValueError for other shapes, TypeError.
+        """
+        plan = plan or {}
+        for name in plan:
+            if name not in tensors:
+                raise KeyError(f"{name!r} is in plan, but not in tensors")
+        targets, boxes = {}, {}
+        for name, into in tensors.items():
+            described = self._tensor(name)[1]
+            if name in plan:
+                boxes[name], shape = parse_slices(plan[name], described_shape(described))
+                described = _with_shape(described, shape)
+            try:
+                targets[name] = framework_of(into).existing(into, described)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{name!r}: {error}") from error
+        self._fill(targets, boxes)
+        return {name: target.tensor() for name, target in targets.items()}
+
+    def _fill(self, targets: Mapping[str, Target], boxes: Mapping[str, Box] | None = None) -> None:
+        plan = Load(self._files)
+        whole = {}
+        for name, target in targets.items():
+            tensor, described = self._tensor(name)
+            box = (boxes or {}).get(name)
+            if box is None:
+                whole[name] = target.memory
+                plan.add(tensor, target.memory)
+            else:
+                extra = described.shape[len(described_shape(described)) :]
+                box = (*box, *((0, n) for n in extra))
+                plan.add_box(tensor, box, target.memory)
+        plan.run()
+        if self._verify != "none":
+            verify_loaded(self._files, whole, self._verify)
+
+    def _slice(self, name: str, selection: Any) -> Any:
+        described = self._tensor(name)[1]
+        box, shape = parse_slices(selection, described_shape(described))
+        target = self._framework.new(_with_shape(described, shape), self._device)
+        self._fill({name: target}, {name: box})
+        return target.tensor()
+
+
+class TensorSlice:
+    """A tensor that is read by slices (of step 1) and integers."""
+
+    def __init__(self, file: safe_open, name: str) -> None:
+        self._file = file
+        self._name = name
+        self._described = file._tensor(name)[1]  # noqa: SLF001 - a part of it
+
+    def get_shape(self) -> list[int]:
+        return list(described_shape(self._described))
+
+    def get_dtype(self) -> str:
+        """The code in the file; the name for types that the format lacks."""
+        return self._described.logical or self._described.code
+
+    def __getitem__(self, selection: Any) -> Any:
+        return self._file._slice(self._name, selection)  # noqa: SLF001
+
+
+def open_files(path: Any) -> TensorFiles:
+    """What ``path`` stands for: see :class:`safe_open`."""
+    if isinstance(path, TensorFiles):
+        return path
+    if isinstance(path, (list, tuple)):
+        places = [place_of_file(one) for one in path]
+        if not places:
+            raise ValueError("no files")
+        if any(store.identity != places[0][0].identity for store, _ in places):
+            raise ValueError("the files have to be in one directory")
+        return TensorFiles(places[0][0], [key for _, key in places])
+    store, _ = make_store(path, mode="r")
+    if not isinstance(store, SafetensorsStore):
+        if isinstance(path, str | os.PathLike) and not os.path.lexists(path):
+            raise FileNotFoundError(f"no file or directory {os.fspath(path)!r}")
+        raise CheckpointError(f"{path!r} is no safetensors file, and no directory with one")
+    return store.files
+
+
+def open_face(files: TensorFiles, *, device: str | None = None) -> Group:
+    """Opened files as a group of arrays."""
+    from zarr_gpu.nodes import read_group
+
+    store = SafetensorsStore(files.store, files.keys, files=files)
+    return Group(StorePath(store), read_group(store, ""), device=device)
+
+
+def logical_types(files: TensorFiles) -> dict[str, str]:
+    """Types that the format lacks, by the tensor's name. Raises MetadataError."""
+    text = files.metadata.get(saving.TYPE_NAMES)
+    if text is None:
+        return {}
+    types = load(text.encode(), saving.TYPE_NAMES)
+    for name, logical in types.items():
+        if name not in files:
+            continue
+        expected = LOGICAL.get(logical) if isinstance(logical, str) else None
+        tensor = files[name]
+        n = 0 if expected is None else len(tensor.shape) - len(expected[1])
+        if expected is None or n < 0 or (tensor.code, tensor.shape[n:]) != expected:
+            raise MetadataError(f"{saving.TYPE_NAMES}: {name!r} cannot be {logical!r}")
+    return types  # type: ignore[return-value]  # of text
+
+
+def check_verify(verify: Verify) -> Literal["none", "sample", "full"]:
+    """``verify`` by name; True is ``full``."""
+    name = {True: "full", False: "none"}.get(verify, verify) if isinstance(verify, bool) else verify
+    if name not in ("none", "sample", "full"):
+        raise ValueError(f"verify has to be none, sample or full, found {verify!r}")
+    return name  # type: ignore[return-value]
+
+
+def parse_slices(selection: Any, shape: tuple[int, ...]) -> tuple[Box, tuple[int, ...]]:
+    """A box, and the shape of the result: integers take their axis away.
+
+    Raises IndexError for what is no slice of step 1, or out of bounds.
+    """
+    items = selection if isinstance(selection, tuple) else (selection,)
+    if any(item is None for item in items):
+        raise SelectionError("new axes are not supported here")
+    if sum(item is Ellipsis for item in items) > 1:
+        raise SelectionError("only one ellipsis is allowed")
+    missing = len(shape) - sum(item is not Ellipsis for item in items)
+    if missing < 0:
+        raise SelectionError(f"too many indices for {len(shape)} axes")
+    whole = [slice(None)] * missing
+    if Ellipsis in items:
+        at = items.index(Ellipsis)
+        items = (*items[:at], *whole, *items[at + 1 :])
+    else:
+        items = (*items, *whole)
+    box: list[tuple[int, int]] = []
+    kept: list[int] = []
+    for item, n in zip(items, shape, strict=True):
+        if isinstance(item, slice):
+            start, stop, step = item.indices(n)
+            if step != 1:
+                raise SelectionError(f"slices have step 1 here, found {item}")
+            box.append((start, max(0, stop - start)))
+            kept.append(max(0, stop - start))
+        elif isinstance(item, int | np.integer) and not isinstance(item, bool):
+            i = int(item)
+            i += n if i < 0 else 0
+            if not 0 <= i < n:
+                raise SelectionError(f"index {item} is out of bounds for an axis of {n}")
+            box.append((i, 1))
+        else:
+            raise SelectionError(f"expected slices and integers, found {item!r}")
+    return tuple(box), tuple(kept)
+
+
+def _with_shape(described: Described, shape: tuple[int, ...]) -> Described:
+    extra = described.shape[len(described_shape(described)) :]
+    return described._replace(shape=(*shape, *extra))
+
+
+# -- checksums ------------------------------------------------------------------------------------
+
+
+def stored_checksums(files: TensorFiles) -> dict[int, tuple[int, Int64]]:
+    """By row: the size of a piece, and the checksum of each; rows of files without are not there.
+
+    Raises MetadataError for a list that does not fit its file.
+    """
+    found: dict[int, tuple[int, Int64]] = {}
+    for number, key in enumerate(files.keys):
+        text = files.headers[number].metadata.get(saving.CHECKSUMS)
+        if text is None:
+            continue
+        try:
+            document = json.loads(text)
+            piece = int(document["piece"])
+            values = np.frombuffer(base64.b64decode(document["values"]), "<u4").astype(np.int64)
+        except (ValueError, TypeError, KeyError) as error:
+            raise MetadataError(f"{saving.CHECKSUMS}: {error!r}", document=key) from None
+        rows = np.flatnonzero(files.file == number)
+        rows = rows[np.lexsort((files.nbytes[rows], files.offset[rows]))]
+        counts = -(-files.nbytes[rows] // piece) if piece > 0 else files.nbytes[rows]
+        if piece <= 0 or int(counts.sum()) != len(values):
+            raise MetadataError(f"{saving.CHECKSUMS} does not fit the file", document=key)
+        first = np.cumsum(counts) - counts
+        for row, at, n in zip(rows.tolist(), first.tolist(), counts.tolist(), strict=True):
+            found[row] = (piece, values[at : at + n])
+    return found
+
+
+def verify_loaded(
+    files: TensorFiles, whole: Mapping[str, memoryview], how: Literal["none", "sample", "full"]
+) -> None:
+    """Compare what was read with the checksums. Raises CheckpointError naming tensor and bytes."""
+    known = stored_checksums(files)
+    for name in whole:
+        tensor = files[name]
+        if any(part.row not in known and files.nbytes[part.row] for part in tensor.parts):
+            where = files.place(tensor.parts[0].row)
+            raise CheckpointError(f"{name!r} ({where}) has no checksums to verify")
+    if how == "sample":
+        names = list(whole)
+        step = SAMPLE if len(names) > SAMPLE else 1
+        whole = {name: whole[name] for name in names[::step]}
+
+    def check(name: str) -> None:
+        tensor = files[name]
+        if len(tensor.parts) == 1:
+            check_row(files, known, tensor.parts[0].row, name, whole[name])
+            return
+        for part in tensor.parts:  # their bytes are spread over the tensor: read again
+            data = files.read_row(part.row)
+            check_row(files, known, part.row, name, memoryview(data))
+
+    workers.run(check, whole, workers.thread_count())
+
+
+def check_row(
+    files: TensorFiles, known: Mapping[int, Any], row: int, name: str, memory: memoryview
+) -> None:
+    """Raise CheckpointError when a piece of a stored tensor has another checksum."""
+    if not len(memory):
+        return
+    piece, expected = known[row]
+    found = saving.piece_checksums(memory, piece)
+    wrong = [i for i, value in enumerate(found) if value != int(expected[i])]
+    if wrong:
+        i = wrong[0]
+        start = int(files.offset[row]) + i * piece
+        stop = min(start + piece, int(files.offset[row]) + len(memory))
+        raise CheckpointError(
+            f"{name!r}: bytes {start}..{stop} of {files.keys[int(files.file[row])]!r} are not what "
+            f"was written: CRC-32C {found[i]:#010x}, expected {int(expected[i]):#010x}"
+        )

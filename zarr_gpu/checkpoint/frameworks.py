@@ -1,0 +1,370 @@
+"""Tensors of NumPy, PyTorch, JAX and CuPy as bytes, and memory for tensors to be read.
+
+A framework is imported when it is asked for. A data type is a code of safetensors and, for types
+that the format lacks, a name of our own (:data:`LOGICAL`) beside the code and shape that the bytes
+have for other readers.
+
+>>> import numpy as np
+>>> framework_of(np.zeros(2)).describe(np.zeros((2, 3), "c16"))
+Described(code='F64', shape=(2, 3, 2), logical='complex128')
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import sys
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from zarr_gpu._types import NDArray
+from zarr_gpu.errors import MissingDependencyError, UnsupportedError
+from zarr_gpu.metadata.dtype_names import element_dtype
+from zarr_gpu.metadata.safetensors import TYPES
+
+LOGICAL: Mapping[str, tuple[str, tuple[int, ...]]] = {
+    "complex128": ("F64", (2,)),
+    "complex32": ("F16", (2,)),
+    "int4": ("I8", ()),
+    "uint4": ("U8", ()),
+    "int2": ("I8", ()),
+    "uint2": ("U8", ()),
+}
+"""Types that safetensors lacks: the code of their bytes, and axes that come behind the others."""
+_CODES = {kind.name: code for code, kind in TYPES.items()}
+
+
+class Described(NamedTuple):
+    """What a tensor is in a file; ``shape`` is that of the bytes (see :data:`LOGICAL`)."""
+
+    code: str
+    shape: tuple[int, ...]
+    logical: str | None
+
+
+class Target(NamedTuple):
+    """Memory to be filled with the bytes of a tensor, and then the tensor."""
+
+    memory: memoryview
+    tensor: Callable[[], Any]
+
+
+class Framework(Protocol):
+    """What saving and loading need of a library of tensors."""
+
+    name: str
+
+    def describe(self, tensor: Any) -> Described:
+        """Raises UnsupportedError for types that cannot be stored."""
+
+    def memory(self, tensor: Any) -> memoryview:
+        """The tensor's bytes in C order, little-endian; a copy only where they are not that."""
+
+    def new(self, described: Described, device: Any) -> Target:
+        """Memory for a new tensor."""
+
+    def existing(self, tensor: Any, described: Described) -> Target:
+        """The memory of a tensor; values of another type or order are copied behind the read.
+
+        Raises ValueError for another shape, TypeError where values cannot be cast.
+        """
+
+    def storage(self, tensor: Any) -> object:
+        """Equal for tensors that have the very same elements in memory."""
+
+    def shape(self, tensor: Any) -> tuple[int, ...]:
+        """Of the tensor itself."""
+
+
+class _NumPy:
+    name = "np"
+
+    def describe(self, tensor: Any) -> Described:
+        return _described(tensor.dtype.name, tensor.shape)
+
+    def memory(self, tensor: Any) -> memoryview:
+        array = np.asarray(tensor)
+        if array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and _BIG):
+            array = array.astype(array.dtype.newbyteorder("<"))
+        array = np.ascontiguousarray(array)
+        if _logical_name(array.dtype.name) == "float4_e2m1fn":
+            packed = array.reshape(-1).view(np.uint8) & 15
+            return memoryview(packed[::2] | packed[1::2] << 4)
+        return memoryview(array.reshape(-1).view(np.uint8))
+
+    def new(self, described: Described, device: Any) -> Target:
+        code, shape, logical = described
+        if TYPES[code].bits < 8:
+            return self._unpacked(described)
+        name = logical or TYPES[code].name
+        if logical:
+            shape = shape[: len(shape) - len(LOGICAL[logical][1])]
+        array = np.empty(shape, _dtype(name))
+        return Target(memoryview(array.reshape(-1).view(np.uint8)), lambda: array)
+
+    def _unpacked(self, described: Described) -> Target:
+        """ml_dtypes has an element of four bits in each byte."""
+        if described.code != "F4":
+            raise UnsupportedError(f"{described.code} is read as an array of a group only")
+        packed = np.empty(math.prod(described.shape) // 2, np.uint8)
+
+        def tensor() -> NDArray:
+            values = np.stack((packed & 15, packed >> 4), axis=-1).reshape(described.shape)
+            return values.view(_dtype("float4_e2m1fn"))
+
+        return Target(memoryview(packed), tensor)
+
+    def existing(self, tensor: Any, described: Described) -> Target:
+        _same_shape(tensor.shape, described)
+        if not tensor.flags.writeable:
+            raise ValueError("the array is read-only")
+        own = self.describe(tensor)
+        if own == described and tensor.flags.c_contiguous and TYPES[own.code].bits >= 8:
+            return Target(memoryview(tensor.reshape(-1).view(np.uint8)), lambda: tensor)
+        target = self.new(described, None)
+
+        def copied() -> Any:
+            np.copyto(tensor, target.tensor(), casting="same_kind")
+            return tensor
+
+        return Target(target.memory, copied)
+
+    def storage(self, tensor: Any) -> object:
+        where = tensor.__array_interface__["data"][0]
+        return (where, tensor.shape, tensor.strides, str(tensor.dtype)) if tensor.size else None
+
+    def shape(self, tensor: Any) -> tuple[int, ...]:
+        return tuple(tensor.shape)
+
+
+class _Torch:
+    name = "pt"
+
+    def __init__(self) -> None:
+        self._torch = _module("torch", "PyTorch tensors")
+        self._names: dict[Any, str] = {}
+        for name in (*_CODES, *LOGICAL):
+            dtype = getattr(self._torch, name, None)
+            if dtype is not None:
+                self._names[dtype] = name
+        packed = getattr(self._torch, "float4_e2m1fn_x2", None)
+        if packed is not None:
+            self._names[packed] = "float4_e2m1fn"
+        self._dtypes = {name: dtype for dtype, name in self._names.items()}
+
+    def describe(self, tensor: Any) -> Described:
+        name = self._names.get(tensor.dtype)
+        if name is None or tensor.is_quantized or tensor.layout is not self._torch.strided:
+            raise UnsupportedError(f"tensors of {tensor.dtype}, {tensor.layout} cannot be stored")
+        shape = tuple(tensor.shape)
+        if name == "float4_e2m1fn":  # two in each byte
+            if not shape:
+                raise UnsupportedError("float4 tensors need an axis")
+            shape = (*shape[:-1], 2 * shape[-1])
+        return _described(name, shape)
+
+    def memory(self, tensor: Any) -> memoryview:
+        tensor = tensor.detach().resolve_conj().resolve_neg()
+        if tensor.device.type != "cpu":
+            tensor = tensor.cpu()
+        return self._bytes_of(tensor.contiguous())
+
+    def _bytes_of(self, tensor: Any) -> memoryview:
+        """The memory of a contiguous tensor on the host, which it keeps."""
+        nbytes = tensor.numel() * tensor.element_size()
+        if not nbytes:
+            return memoryview(bytearray())
+        block = (ctypes.c_ubyte * nbytes).from_address(tensor.data_ptr())
+        block.owner = tensor  # as long as the view is used
+        return memoryview(block).cast("B")
+
+    def _own(self, described: Described) -> tuple[Any, tuple[int, ...]]:
+        """Data type and shape of the tensor itself."""
+        code, shape, logical = described
+        name = logical or TYPES[code].name
+        if logical:
+            shape = shape[: len(shape) - len(LOGICAL[logical][1])]
+        elif code == "F4":
+            if not shape or shape[-1] % 2:
+                raise UnsupportedError(f"{list(shape)} of F4 has half bytes")
+            shape = (*shape[:-1], shape[-1] // 2)
+        if name not in self._dtypes:
+            raise UnsupportedError(f"PyTorch has no type {name}")
+        return self._dtypes[name], shape
+
+    def new(self, described: Described, device: Any) -> Target:
+        dtype, shape = self._own(described)
+        tensor = self._torch.empty(shape, dtype=dtype)
+        if device is None or self._torch.device(device).type == "cpu":
+            return Target(self._bytes_of(tensor), lambda: tensor)
+        return Target(self._bytes_of(tensor), lambda: tensor.to(device))
+
+    def existing(self, tensor: Any, described: Described) -> Target:
+        own, dtype_shape = tensor.detach(), self._own(described)
+        if tuple(own.shape) != dtype_shape[1]:
+            raise ValueError(f"the tensor has shape {list(own.shape)}, stored is {dtype_shape[1]}")
+        plain = own.device.type == "cpu" and own.is_contiguous() and own.dtype == dtype_shape[0]
+        if plain and not own.is_conj() and not own.is_neg():
+            return Target(self._bytes_of(own), lambda: tensor)
+        target = self.new(described, None)
+
+        def copied() -> Any:
+            own.copy_(target.tensor())
+            return tensor
+
+        return Target(target.memory, copied)
+
+    def storage(self, tensor: Any) -> object:
+        if tensor.device.type == "meta" or not tensor.numel():
+            return None
+        view = (tensor.is_conj(), tensor.is_neg())
+        where = (str(tensor.device), tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
+        return (*where, str(tensor.dtype), view)
+
+    def shape(self, tensor: Any) -> tuple[int, ...]:
+        return tuple(tensor.shape)
+
+
+class _Jax(_NumPy):
+    name = "jax"
+
+    def __init__(self) -> None:
+        self._jax = _module("jax", "JAX arrays")
+
+    def describe(self, tensor: Any) -> Described:
+        return _described(tensor.dtype.name, tensor.shape)
+
+    def memory(self, tensor: Any) -> memoryview:
+        return super().memory(np.asarray(tensor))
+
+    def new(self, described: Described, device: Any) -> Target:
+        target = super().new(described, None)
+        device = None if device in (None, "cpu") else device
+        return Target(target.memory, lambda: self._jax.device_put(target.tensor(), device))
+
+    def existing(self, tensor: Any, described: Described) -> Target:
+        if isinstance(tensor, np.ndarray):
+            return super().existing(tensor, described)
+        raise TypeError("arrays of JAX cannot be written to")
+
+    def storage(self, tensor: Any) -> object:
+        return id(tensor)
+
+
+class _CuPy(_NumPy):
+    name = "cupy"
+
+    def __init__(self) -> None:
+        self._cupy = _module("cupy", "CuPy arrays")
+
+    def describe(self, tensor: Any) -> Described:
+        return _described(tensor.dtype.name, tensor.shape)
+
+    def memory(self, tensor: Any) -> memoryview:
+        return super().memory(self._cupy.asnumpy(tensor))
+
+    def new(self, described: Described, device: Any) -> Target:
+        target = super().new(described, None)
+        return Target(target.memory, lambda: self._cupy.asarray(target.tensor()))
+
+    def existing(self, tensor: Any, described: Described) -> Target:
+        if isinstance(tensor, np.ndarray):
+            return super().existing(tensor, described)
+        _same_shape(tensor.shape, described)
+        target = super().new(described, None)
+
+        def copied() -> Any:
+            tensor[...] = self._cupy.asarray(target.tensor())
+            return tensor
+
+        return Target(target.memory, copied)
+
+    def storage(self, tensor: Any) -> object:
+        return (tensor.data.ptr, tensor.shape, tensor.strides, str(tensor.dtype))
+
+
+_BIG = sys.byteorder == "big"
+_CLASSES: Mapping[str, type[Any]] = {
+    "np": _NumPy, "numpy": _NumPy, "pt": _Torch, "torch": _Torch, "pytorch": _Torch,
+    "jax": _Jax, "flax": _Jax, "cupy": _CuPy, "cp": _CuPy,
+}  # fmt: skip
+
+
+_frameworks: dict[type[Any], Framework] = {}
+
+
+def _made(cls: type[Any]) -> Framework:
+    return _frameworks.get(cls) or _frameworks.setdefault(cls, cls())
+
+
+def get_framework(name: str | None = None) -> Framework:
+    """By name: ``np``, ``pt``, ``jax``, ``cupy``; None: PyTorch where it is installed, else NumPy.
+
+    Raises ValueError for another name, MissingDependencyError where it is not installed.
+    """
+    if name is None:
+        name = "pt" if find_spec("torch") else "np"
+    if name not in _CLASSES:
+        raise ValueError(f"framework has to be one of {', '.join(_CLASSES)}, found {name!r}")
+    return _made(_CLASSES[name])
+
+
+def framework_of(tensor: Any) -> Framework:
+    """That of a tensor. Raises TypeError for anything else."""
+    if isinstance(tensor, np.ndarray | np.generic):
+        return _made(_NumPy)
+    for module, name, cls in (
+        ("torch", "Tensor", _Torch), ("jax", "Array", _Jax), ("cupy", "ndarray", _CuPy),
+    ):  # fmt: skip
+        kind = getattr(sys.modules.get(module), name, None)
+        if kind is not None and isinstance(tensor, kind):
+            return _made(cls)
+    raise TypeError(f"expected a tensor, found {type(tensor).__name__}")
+
+
+def described_shape(described: Described) -> tuple[int, ...]:
+    """The shape that users see: without the axes of :data:`LOGICAL`."""
+    extra = len(LOGICAL[described.logical][1]) if described.logical else 0
+    return described.shape[: len(described.shape) - extra]
+
+
+def type_name(described: Described) -> str:
+    """The type's name in Zarr."""
+    return described.logical or TYPES[described.code].name
+
+
+def _described(name: str, shape: Any) -> Described:
+    name = _logical_name(name)
+    shape = tuple(int(n) for n in shape)
+    if name in LOGICAL:
+        code, extra = LOGICAL[name]
+        return Described(code, (*shape, *extra), name)
+    if name not in _CODES:
+        raise UnsupportedError(f"tensors of type {name} cannot be stored")
+    return Described(_CODES[name], shape, None)
+
+
+def _logical_name(name: str) -> str:
+    return {"complex_float16": "complex32"}.get(name, name)
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    return element_dtype("complex_float16" if name == "complex32" else name)
+
+
+def _same_shape(shape: tuple[int, ...], described: Described) -> None:
+    if tuple(shape) != described_shape(described):
+        stored = list(described_shape(described))
+        raise ValueError(f"the array has shape {list(shape)}, stored is {stored}")
+
+
+def _module(name: str, what: str) -> Any:
+    from importlib import import_module
+
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise MissingDependencyError(f"{what} need the package {name}") from error
