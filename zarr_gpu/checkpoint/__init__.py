@@ -11,5 +11,19 @@
 from __future__ import annotations
 
 from zarr_gpu.checkpoint.files import TensorSlice, load_file, safe_open, save_file
+from zarr_gpu.checkpoint.manager import Manager, async_save
+from zarr_gpu.checkpoint.models import load_model, save_model
+from zarr_gpu.checkpoint.steps import load, save
 
-__all__ = ["TensorSlice", "load_file", "safe_open", "save_file"]
+__all__ = [
+    "Manager",
+    "TensorSlice",
+    "async_save",
+    "load",
+    "load_file",
+    "load_model",
+    "safe_open",
+    "save",
+    "save_file",
+    "save_model",
+]

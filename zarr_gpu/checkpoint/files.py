@@ -182,6 +182,10 @@ class safe_open:  # noqa: N801 - the name that users know
         """The same bytes as a group of Zarr arrays, for as long as this is open."""
         return open_face(self._files, device=device)
 
+    def describe(self, name: str) -> Described:
+        """Type and shape as they are in the file. Raises KeyError."""
+        return self._tensor(name)[1]
+
     def _tensor(self, name: str) -> tuple[Tensor, Described]:
         if name not in self._files:
             raise KeyError(f"no tensor {name!r} in {', '.join(self._files.keys)}")
@@ -200,11 +204,14 @@ class safe_open:  # noqa: N801 - the name that users know
 
     def get_tensors(self, names: Iterable[str] | None = None) -> dict[str, Any]:
         """Many tensors by one plan; all without ``names``."""
-        chosen = list(self._files) if names is None else list(dict.fromkeys(names))
+        return self.read(self._files if names is None else names, self._framework)
+
+    def read(self, names: Iterable[str], framework: Framework) -> dict[str, Any]:
+        """New tensors of a framework."""
         targets = {}
-        for name in chosen:
-            targets[name] = self._framework.new(self._tensor(name)[1], self._device)
-        self._fill(targets)
+        for name in names:
+            targets[name] = framework.new(self.describe(name), self._device)
+        self._fill((name, target, None) for name, target in targets.items())
         return {name: target.tensor() for name, target in targets.items()}
 
     def get_slice(self, name: str) -> TensorSlice:
@@ -223,41 +230,48 @@ class safe_open:  # noqa: N801 - the name that users know
         for name in plan:
             if name not in tensors:
                 raise KeyError(f"{name!r} is in plan, but not in tensors")
-        targets, boxes = {}, {}
-        for name, into in tensors.items():
-            described = self._tensor(name)[1]
-            if name in plan:
-                boxes[name], shape = parse_slices(plan[name], described_shape(described))
+        found = self.fill((name, into, plan.get(name)) for name, into in tensors.items())
+        return dict(zip(tensors, found, strict=True))
+
+    def fill(self, wanted: Iterable[tuple[str, Any, Any]]) -> list[Any]:
+        """:meth:`load_into` for ``(name, tensor, slice or None)``, also of one name several times.
+
+        Tensors of PyTorch's device ``meta`` are replaced by new ones.
+        """
+        targets = []
+        for name, into, selection in wanted:
+            described, box = self.describe(name), None
+            if selection is not None:
+                box, shape = parse_slices(selection, described_shape(described))
                 described = _with_shape(described, shape)
             try:
-                targets[name] = framework_of(into).existing(into, described)
+                target = framework_of(into).existing(into, described, self._device)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"{name!r}: {error}") from error
-        self._fill(targets, boxes)
-        return {name: target.tensor() for name, target in targets.items()}
+            targets.append((name, target, box))
+        self._fill(targets)
+        return [target.tensor() for _, target, _ in targets]
 
-    def _fill(self, targets: Mapping[str, Target], boxes: Mapping[str, Box] | None = None) -> None:
+    def _fill(self, targets: Iterable[tuple[str, Target, Box | None]]) -> None:
         plan = Load(self._files)
         whole = {}
-        for name, target in targets.items():
+        for name, target, box in targets:
             tensor, described = self._tensor(name)
-            box = (boxes or {}).get(name)
             if box is None:
                 whole[name] = target.memory
                 plan.add(tensor, target.memory)
             else:
                 extra = described.shape[len(described_shape(described)) :]
-                box = (*box, *((0, n) for n in extra))
-                plan.add_box(tensor, box, target.memory)
+                plan.add_box(tensor, (*box, *((0, n) for n in extra)), target.memory)
         plan.run()
         if self._verify != "none":
             verify_loaded(self._files, whole, self._verify)
 
     def _slice(self, name: str, selection: Any) -> Any:
-        described = self._tensor(name)[1]
+        described = self.describe(name)
         box, shape = parse_slices(selection, described_shape(described))
         target = self._framework.new(_with_shape(described, shape), self._device)
-        self._fill({name: target}, {name: box})
+        self._fill([(name, target, box)])
         return target.tensor()
 
 
@@ -267,7 +281,7 @@ class TensorSlice:
     def __init__(self, file: safe_open, name: str) -> None:
         self._file = file
         self._name = name
-        self._described = file._tensor(name)[1]  # noqa: SLF001 - a part of it
+        self._described = file.describe(name)
 
     def get_shape(self) -> list[int]:
         return list(described_shape(self._described))

@@ -66,11 +66,15 @@ class Framework(Protocol):
     def new(self, described: Described, device: Any) -> Target:
         """Memory for a new tensor."""
 
-    def existing(self, tensor: Any, described: Described) -> Target:
+    def existing(self, tensor: Any, described: Described, device: Any = None) -> Target:
         """The memory of a tensor; values of another type or order are copied behind the read.
 
+        A tensor without memory (PyTorch's device ``meta``) is replaced by a new one on ``device``.
         Raises ValueError for another shape, TypeError where values cannot be cast.
         """
+
+    def snapshot(self, tensor: Any) -> Any:
+        """A copy in the memory of the host."""
 
     def storage(self, tensor: Any) -> object:
         """Equal for tensors that have the very same elements in memory."""
@@ -117,7 +121,7 @@ class _NumPy:
 
         return Target(memoryview(packed), tensor)
 
-    def existing(self, tensor: Any, described: Described) -> Target:
+    def existing(self, tensor: Any, described: Described, device: Any = None) -> Target:
         _same_shape(tensor.shape, described)
         if not tensor.flags.writeable:
             raise ValueError("the array is read-only")
@@ -132,7 +136,12 @@ class _NumPy:
 
         return Target(target.memory, copied)
 
+    def snapshot(self, tensor: Any) -> Any:
+        return np.array(tensor)
+
     def storage(self, tensor: Any) -> object:
+        if isinstance(tensor, np.generic):
+            return None
         where = tensor.__array_interface__["data"][0]
         return (where, tensor.shape, tensor.strides, str(tensor.dtype)) if tensor.size else None
 
@@ -156,6 +165,10 @@ class _Torch:
         self._dtypes = {name: dtype for dtype, name in self._names.items()}
 
     def describe(self, tensor: Any) -> Described:
+        if hasattr(tensor, "full_tensor"):
+            raise UnsupportedError("parts of distributed tensors are saved by torch.distributed")
+        if tensor.device.type == "meta":
+            raise UnsupportedError("a tensor on the device meta has no values")
         name = self._names.get(tensor.dtype)
         if name is None or tensor.is_quantized or tensor.layout is not self._torch.strided:
             raise UnsupportedError(f"tensors of {tensor.dtype}, {tensor.layout} cannot be stored")
@@ -181,7 +194,7 @@ class _Torch:
         block.owner = tensor  # as long as the view is used
         return memoryview(block).cast("B")
 
-    def _own(self, described: Described) -> tuple[Any, tuple[int, ...]]:
+    def own(self, described: Described) -> tuple[Any, tuple[int, ...]]:
         """Data type and shape of the tensor itself."""
         code, shape, logical = described
         name = logical or TYPES[code].name
@@ -196,16 +209,19 @@ class _Torch:
         return self._dtypes[name], shape
 
     def new(self, described: Described, device: Any) -> Target:
-        dtype, shape = self._own(described)
+        dtype, shape = self.own(described)
         tensor = self._torch.empty(shape, dtype=dtype)
         if device is None or self._torch.device(device).type == "cpu":
             return Target(self._bytes_of(tensor), lambda: tensor)
         return Target(self._bytes_of(tensor), lambda: tensor.to(device))
 
-    def existing(self, tensor: Any, described: Described) -> Target:
-        own, dtype_shape = tensor.detach(), self._own(described)
+    def existing(self, tensor: Any, described: Described, device: Any = None) -> Target:
+        own, dtype_shape = tensor.detach(), self.own(described)
         if tuple(own.shape) != dtype_shape[1]:
             raise ValueError(f"the tensor has shape {list(own.shape)}, stored is {dtype_shape[1]}")
+        if own.device.type == "meta":
+            target = self.new(described, device)
+            return Target(target.memory, lambda: target.tensor().to(own.dtype))
         plain = own.device.type == "cpu" and own.is_contiguous() and own.dtype == dtype_shape[0]
         if plain and not own.is_conj() and not own.is_neg():
             return Target(self._bytes_of(own), lambda: tensor)
@@ -217,8 +233,13 @@ class _Torch:
 
         return Target(target.memory, copied)
 
+    def snapshot(self, tensor: Any) -> Any:
+        return tensor.detach().to("cpu", copy=True)
+
     def storage(self, tensor: Any) -> object:
-        if tensor.device.type == "meta" or not tensor.numel():
+        if tensor.device.type == "meta":
+            return id(tensor)
+        if not tensor.numel():
             return None
         view = (tensor.is_conj(), tensor.is_neg())
         where = (str(tensor.device), tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
@@ -245,10 +266,13 @@ class _Jax(_NumPy):
         device = None if device in (None, "cpu") else device
         return Target(target.memory, lambda: self._jax.device_put(target.tensor(), device))
 
-    def existing(self, tensor: Any, described: Described) -> Target:
+    def existing(self, tensor: Any, described: Described, device: Any = None) -> Target:
         if isinstance(tensor, np.ndarray):
             return super().existing(tensor, described)
         raise TypeError("arrays of JAX cannot be written to")
+
+    def snapshot(self, tensor: Any) -> Any:
+        return np.array(tensor)  # it may be donated, and deleted then
 
     def storage(self, tensor: Any) -> object:
         return id(tensor)
@@ -270,7 +294,7 @@ class _CuPy(_NumPy):
         target = super().new(described, None)
         return Target(target.memory, lambda: self._cupy.asarray(target.tensor()))
 
-    def existing(self, tensor: Any, described: Described) -> Target:
+    def existing(self, tensor: Any, described: Described, device: Any = None) -> Target:
         if isinstance(tensor, np.ndarray):
             return super().existing(tensor, described)
         _same_shape(tensor.shape, described)
@@ -281,6 +305,9 @@ class _CuPy(_NumPy):
             return tensor
 
         return Target(target.memory, copied)
+
+    def snapshot(self, tensor: Any) -> Any:
+        return self._cupy.asnumpy(tensor)
 
     def storage(self, tensor: Any) -> object:
         return (tensor.data.ptr, tensor.shape, tensor.strides, str(tensor.dtype))
@@ -323,6 +350,15 @@ def framework_of(tensor: Any) -> Framework:
         if kind is not None and isinstance(tensor, kind):
             return _made(cls)
     raise TypeError(f"expected a tensor, found {type(tensor).__name__}")
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether :func:`framework_of` knows it; a scalar of NumPy has no memory to read into."""
+    try:
+        framework_of(value)
+    except TypeError:
+        return False
+    return not isinstance(value, np.generic)
 
 
 def described_shape(described: Described) -> tuple[int, ...]:

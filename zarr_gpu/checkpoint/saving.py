@@ -19,6 +19,7 @@ from zarr_gpu import workers
 from zarr_gpu._types import Bytes
 from zarr_gpu.checkpoint.frameworks import Described, framework_of
 from zarr_gpu.codecs.checksums import crc32c_function
+from zarr_gpu.errors import CheckpointError
 from zarr_gpu.metadata.safetensors import METADATA, TYPES, make_header, tensor_nbytes
 from zarr_gpu.stores.base import Store
 
@@ -116,3 +117,19 @@ def write_file(
 
     store.set_parts(key, parts)
     return len(header) + sum(row.nbytes for row in rows)
+
+
+def json_bytes(document: object) -> bytes:
+    """A document of a checkpoint, which may be large."""
+    return json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
+
+
+def parse_json(data: Bytes, name: str) -> dict[str, Any]:
+    """Raises CheckpointError, naming the document, for what is no JSON object."""
+    try:
+        document = json.loads(bytes(data))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{name} is no valid JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{name} is no JSON object")
+    return document

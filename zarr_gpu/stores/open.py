@@ -18,8 +18,8 @@ from typing import Any, Literal, TypeAlias
 from zarr_gpu.stores.base import Store, check_key
 
 TENSOR_FILES = (".safetensors", ".safetensors.index.json")
-TENSOR_FILES_OF_MODELS = ("model.safetensors.index.json", "model.safetensors")
-"""What directories of Hugging Face hold."""
+TENSOR_FILES_OF_MODELS = ("checkpoint.json", "model.safetensors.index.json", "model.safetensors")
+"""What our checkpoints and directories of Hugging Face hold."""
 StoreLike: TypeAlias = Store | str | os.PathLike[str] | MutableMapping[str, bytes] | Any
 _ZIP_MODES: Mapping[str | None, Literal["r", "a", "w", "x"]] = {
     None: "r", "r": "r", "r+": "a", "a": "a", "w": "w", "w-": "x",

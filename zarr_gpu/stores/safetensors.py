@@ -41,6 +41,10 @@ PARTS = "zarr_gpu.parts"
 """
 INDEX = "model.safetensors.index.json"
 """Names of tensors and their files, as Hugging Face writes it."""
+MANIFEST = "checkpoint.json"
+"""What makes a directory one of our checkpoints: its files, and what is no tensor."""
+MAX_LIST_NBYTES = 1 << 30
+"""Of an index or a manifest."""
 _KEYS = ChunkKeyEncoding()
 _ESCAPED = re.compile(r"%(?=[0-9A-F]{2})|[/\\\x00]")
 
@@ -228,26 +232,27 @@ def _overlap(parts: tuple[Part, ...]) -> bool:
 
 
 def open_tensor_files(store: Store, key: str) -> TensorFiles:
-    """The files that ``key`` stands for: a safetensors file, or an index of several."""
+    """The files that ``key`` stands for: one, those of an index, or those of a checkpoint."""
     if not key.endswith(".json"):
         return TensorFiles(store, [key])
-    data = store.get(key, limit=safetensors.MAX_NBYTES)
+    data = store.get(key, limit=MAX_LIST_NBYTES)
     if data is None:
         raise StoreError(f"no file {key!r} in {store!r}")
     try:
-        index = json.loads(bytes(data))
-        weight_map = dict(index["weight_map"])
+        document = json.loads(bytes(data))
+        weight_map = dict(document["weight_map"]) if "weight_map" in document else None
+        listed = [file["name"] for file in document["files"]] if weight_map is None else []
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise MetadataError(f"no index of safetensors files: {error!r}", document=key) from None
-    folder = key.rpartition("/")[0]
-    files = {}
-    for name in {str(name): None for name in weight_map.values()}:
-        if not is_node_name(name):
+        raise MetadataError(f"no list of safetensors files: {error!r}", document=key) from None
+    names = dict.fromkeys(listed if weight_map is None else weight_map.values())
+    for name in names:
+        if not isinstance(name, str) or not is_node_name(name):
             raise MetadataError(f"{name!r} is no name of a file", document=key)
-        files[name] = f"{folder}/{name}" if folder else name
-    return TensorFiles(
-        store, list(files.values()), {name: files[str(at)] for name, at in weight_map.items()}
-    )
+    folder = key.rpartition("/")[0]
+    files = {name: f"{folder}/{name}" if folder else name for name in names}
+    if weight_map is not None:
+        weight_map = {name: files[file] for name, file in weight_map.items()}
+    return TensorFiles(store, list(files.values()), weight_map)
 
 
 class _RangeReader(Reader):
