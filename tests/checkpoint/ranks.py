@@ -27,9 +27,11 @@ def whole(name):
 
 def state(mesh, placement, fill):
     tensors = {}
-    for name in SHAPES:
-        values = whole(name) if fill else torch.zeros(SHAPES[name])
-        tensors[name] = distribute_tensor(values.bfloat16() if name == "wide" else values, mesh, [placement])
+    for name, shape in SHAPES.items():
+        values = whole(name) if fill else torch.zeros(shape)
+        tensors[name] = distribute_tensor(
+            values.bfloat16() if name == "wide" else values, mesh, [placement]
+        )
     tensors["replicated"] = torch.full((3,), 7.0) if fill else torch.zeros(3)
     tensors["complex"] = torch.tensor([1 + 2j, 3j]).to(torch.complex128) * fill
     return {

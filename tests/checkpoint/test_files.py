@@ -18,7 +18,7 @@ from zarr_gpu.checkpoint import files as checkpoint_files
 from zarr_gpu.checkpoint import load_file, loading, safe_open, save_file
 from zarr_gpu.errors import CheckpointError, MetadataError, SelectionError, UnsupportedError
 from zarr_gpu.stores.memory import MemoryStore
-from zarr_gpu.stores.safetensors import PARTS, TensorFiles
+from zarr_gpu.stores.tensor_files import PARTS, TensorFiles
 
 PLAIN = ["bool", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8", "c8"]
 OURS = ["c16", ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2,

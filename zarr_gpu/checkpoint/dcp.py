@@ -3,10 +3,10 @@
     dcp.save(state, storage_writer=ZarrWriter("run/step-10"))
     dcp.load(state, storage_reader=ZarrReader("run/step-10"))
 
-A rank's file has whole tensors and parts of sharded ones; the coordinator writes the manifest last.
-Readers are told that every tensor is one chunk, so that any number of ranks, sharded along any axis,
-read just the bytes of their own shards, by one plan each. Values that are no tensors are JSON:
-nothing that is stored is a pickle.
+A rank's file has whole tensors and parts of sharded ones; the coordinator writes the manifest
+last. Readers are told that every tensor is one chunk, so that any number of ranks, sharded along
+any axis, read just the bytes of their own shards, by one plan each. Values that are no tensors are
+JSON: nothing that is stored is a pickle.
 """
 
 from __future__ import annotations
@@ -43,12 +43,13 @@ from torch.futures import Future
 
 from zarr_gpu._types import JSON
 from zarr_gpu.checkpoint import saving, steps
-from zarr_gpu.checkpoint.files import Verify, safe_open
+from zarr_gpu.checkpoint.files import safe_open
 from zarr_gpu.checkpoint.frameworks import Described, described_shape, get_framework
 from zarr_gpu.checkpoint.tree import flatten, restore
+from zarr_gpu.checkpoint.verifying import Verify
 from zarr_gpu.errors import CheckpointError
 from zarr_gpu.stores.base import Store
-from zarr_gpu.stores.safetensors import INDEX, PARTS
+from zarr_gpu.stores.tensor_files import INDEX, PARTS
 
 VALUES = "values"
 """Member of the manifest: what is no tensor, by name."""
@@ -145,7 +146,8 @@ class ZarrWriter(StorageWriter):  # type: ignore[misc]  # PyTorch is not seen by
                 raise CheckpointError(f"{name!r}, which a rank has written, is not in {store!r}")
             files.append({"name": name, "nbytes": size})
         paths = metadata.planner_data if isinstance(metadata.planner_data, Mapping) else {}
-        more = {VALUES: values, PATHS: {k: list(v) for k, v in paths.items() if _is_path(v)}}
+        listed: dict[str, JSON] = {k: list(v) for k, v in paths.items() if _is_path(v)}
+        more: dict[str, JSON] = {VALUES: values, PATHS: listed}
         steps.write_manifest(store, files, None, None, more)
         for name in [] if old is None else [*steps.old_files(old), INDEX]:
             if name not in names and store.exists(name):
@@ -160,7 +162,7 @@ def _is_path(path: object) -> bool:
 
 
 def _plain_value(planner: SavePlanner, item: WriteItem) -> JSON:
-    """A value that is no tensor, as JSON. Raises TypeError, naming it, for what JSON cannot hold."""
+    """A value that is no tensor, as JSON. Raises TypeError, naming it, where that is impossible."""
     if hasattr(planner, "lookup_object"):
         value = planner.lookup_object(item.index)
     else:
@@ -170,7 +172,7 @@ def _plain_value(planner: SavePlanner, item: WriteItem) -> JSON:
     flat = flatten({item.index.fqn: value})
     if flat.tensors:
         raise TypeError(f"{item.index.fqn!r}: a tensor inside a value of another type")
-    return flat.tree[item.index.fqn]  # type: ignore[index,call-overload,no-any-return]
+    return flat.tree[item.index.fqn]  # type: ignore[index]  # a dictionary
 
 
 def _stored_shape(tensor: Any, shape: tuple[int, ...], *, zero: bool = False) -> tuple[int, ...]:
@@ -283,4 +285,3 @@ def _selection(described: Described, item: ReadItem) -> tuple[slice, ...] | None
 
 def _no_tensor(name: str, of: str) -> Any:
     raise CheckpointError(f"the value {name!r} cannot be a tensor of {of}")
-

@@ -10,18 +10,16 @@ them, for PyTorch, NumPy, JAX and CuPy.
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 
-from zarr_gpu import workers
-from zarr_gpu._types import Int64
+from zarr_gpu.api import open_group
 from zarr_gpu.checkpoint import saving
+from zarr_gpu.checkpoint.arrays import ArrayTensors, save_arrays
 from zarr_gpu.checkpoint.frameworks import (
     LOGICAL,
     Described,
@@ -32,17 +30,16 @@ from zarr_gpu.checkpoint.frameworks import (
     get_framework,
 )
 from zarr_gpu.checkpoint.loading import Box, Load
-from zarr_gpu.errors import CheckpointError, MetadataError, SelectionError
+from zarr_gpu.checkpoint.verifying import Verify, check_verify, verify_loaded
+from zarr_gpu.errors import CheckpointError, GroupNotFoundError, MetadataError, SelectionError
 from zarr_gpu.group import Group
 from zarr_gpu.metadata.json import load
 from zarr_gpu.nodes import StorePath
 from zarr_gpu.stores.base import Store
 from zarr_gpu.stores.open import make_store
-from zarr_gpu.stores.safetensors import PARTS, SafetensorsStore, Tensor, TensorFiles
+from zarr_gpu.stores.safetensors import SafetensorsStore
+from zarr_gpu.stores.tensor_files import PARTS, Tensor, TensorFiles
 
-Verify = Literal["none", "sample", "full"] | bool
-SAMPLE = 16
-"""One of so many pieces is looked at by ``verify="sample"``, and one of each file at least."""
 _OURS = (PARTS, saving.CHECKSUMS, saving.TYPE_NAMES)
 
 
@@ -63,6 +60,8 @@ def save_file(
     metadata: Mapping[str, str] | None = None,
     *,
     checksum: bool = True,
+    compression: str | None = None,
+    link: float | None = None,
 ) -> None:
     """Store ``tensors`` in one safetensors file, which any reader of the format opens.
 
@@ -70,10 +69,18 @@ def save_file(
     which ``verify=`` looks at. The old file is there until the new one is whole. Raises TypeError
     and UnsupportedError, naming the tensor, for what cannot be stored; ValueError for tensors that
     share memory, which :func:`save_model` stores once.
+
+    With ``compression`` a Zarr hierarchy is written instead, an array for each tensor: ``zstd``,
+    ``none``, or ``auto``: compressed where a sample says that loading over ``link`` (bytes per
+    second; None: 7e9, over a network 1e9) would be faster. The reason is logged, and kept in the
+    group's attributes.
     """
     metadata = check_metadata(metadata)
     sources = [saving.source(name, tensor) for name, tensor in tensors.items()]
     refuse_shared(tensors)
+    if compression is not None:
+        save_arrays(path, sources, metadata, compression=compression, link=link, checksum=checksum)
+        return
     store, key = place_of_file(path)
     saving.write_file(store, key, sources, metadata, checksum=checksum)
 
@@ -127,7 +134,8 @@ class safe_open:  # noqa: N801 - the name that users know
     """Opened safetensors files: names, metadata, tensors and slices of them.
 
     ``path``: of a file, an index (``model.safetensors.index.json``) or a directory with either; or
-    several files. Tensors that were loaded are independent of the files.
+    several files; or a Zarr group, whose arrays are the tensors then. Tensors that were loaded are
+    independent of the files.
     """
 
     def __init__(
@@ -141,7 +149,7 @@ class safe_open:  # noqa: N801 - the name that users know
         self._framework: Framework = get_framework(framework)
         self._device = device
         self._verify = check_verify(verify)
-        self._files = open_files(path)
+        self.files = open_tensors(path)
 
     def __enter__(self) -> Self:
         return self
@@ -151,50 +159,56 @@ class safe_open:  # noqa: N801 - the name that users know
 
     def close(self) -> None:
         """Close the files; tensors stay."""
-        self._files.close()
+        self.files.close()
 
     # -- what is there ----------------------------------------------------------------------------
 
     def keys(self) -> list[str]:
         """Names of tensors."""
-        return list(self._files)
+        return list(self.files)
 
     def offset_keys(self) -> list[str]:
         """The same in the order of the bytes."""
-        files = self._files
+        files = self.files
+        if isinstance(files, ArrayTensors):
+            return self.keys()
         rows = {name: files[name].parts[0].row for name in files}
         return sorted(rows, key=lambda name: (files.file[rows[name]], files.offset[rows[name]]))
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self.files)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
+        return iter(self.files)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._files
+        return name in self.files
 
     def metadata(self) -> dict[str, str]:
         """The user's, of all files; the first one counts where they differ."""
-        return {k: v for k, v in self._files.metadata.items() if k not in _OURS}
+        return {k: v for k, v in self.files.metadata.items() if k not in _OURS}
 
     def group(self, *, device: str | None = None) -> Group:
         """The same bytes as a group of Zarr arrays, for as long as this is open."""
-        return open_face(self._files, device=device)
+        if isinstance(self.files, ArrayTensors):
+            return self.files.group()
+        return open_face(self.files, device=device)
 
     def describe(self, name: str) -> Described:
         """Type and shape as they are in the file. Raises KeyError."""
         return self._tensor(name)[1]
 
     def _tensor(self, name: str) -> tuple[Tensor, Described]:
-        if name not in self._files:
-            raise KeyError(f"no tensor {name!r} in {', '.join(self._files.keys)}")
-        tensor = self._files[name]
+        if name not in self.files:
+            raise KeyError(f"no tensor {name!r} in {', '.join(self.files.keys)}")
+        tensor = self.files[name]
         return tensor, Described(tensor.code, tensor.shape, self._types.get(name))
 
     @cached_property
     def _types(self) -> dict[str, str]:
-        return logical_types(self._files)
+        if isinstance(self.files, ArrayTensors):
+            return self.files.types
+        return logical_types(self.files)
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -204,7 +218,7 @@ class safe_open:  # noqa: N801 - the name that users know
 
     def get_tensors(self, names: Iterable[str] | None = None) -> dict[str, Any]:
         """Many tensors by one plan; all without ``names``."""
-        return self.read(self._files if names is None else names, self._framework)
+        return self.read(self.files if names is None else names, self._framework)
 
     def read(self, names: Iterable[str], framework: Framework) -> dict[str, Any]:
         """New tensors of a framework."""
@@ -253,7 +267,8 @@ class safe_open:  # noqa: N801 - the name that users know
         return [target.tensor() for _, target, _ in targets]
 
     def _fill(self, targets: Iterable[tuple[str, Target, Box | None]]) -> None:
-        plan = Load(self._files)
+        files = self.files
+        plan = Load(files) if isinstance(files, TensorFiles) else files.plan()
         whole = {}
         for name, target, box in targets:
             tensor, described = self._tensor(name)
@@ -264,8 +279,8 @@ class safe_open:  # noqa: N801 - the name that users know
                 extra = described.shape[len(described_shape(described)) :]
                 plan.add_box(tensor, (*box, *((0, n) for n in extra)), target.memory)
         plan.run()
-        if self._verify != "none":
-            verify_loaded(self._files, whole, self._verify)
+        if self._verify != "none" and isinstance(files, TensorFiles):
+            verify_loaded(files, whole, self._verify)
 
     def _slice(self, name: str, selection: Any) -> Any:
         described = self.describe(name)
@@ -294,10 +309,12 @@ class TensorSlice:
         return self._file._slice(self._name, selection)  # noqa: SLF001
 
 
-def open_files(path: Any) -> TensorFiles:
+def open_tensors(path: Any) -> TensorFiles | ArrayTensors:
     """What ``path`` stands for: see :class:`safe_open`."""
-    if isinstance(path, TensorFiles):
+    if isinstance(path, TensorFiles | ArrayTensors):
         return path
+    if isinstance(path, Group):
+        return ArrayTensors(path)
     if isinstance(path, (list, tuple)):
         places = [place_of_file(one) for one in path]
         if not places:
@@ -309,7 +326,12 @@ def open_files(path: Any) -> TensorFiles:
     if not isinstance(store, SafetensorsStore):
         if isinstance(path, str | os.PathLike) and not os.path.lexists(path):
             raise FileNotFoundError(f"no file or directory {os.fspath(path)!r}")
-        raise CheckpointError(f"{path!r} is no safetensors file, and no directory with one")
+        try:
+            return ArrayTensors(open_group(store, mode="r"))
+        except GroupNotFoundError:
+            raise CheckpointError(
+                f"{path!r} is no safetensors file, no directory with one, and no Zarr group"
+            ) from None
     return store.files
 
 
@@ -336,14 +358,6 @@ def logical_types(files: TensorFiles) -> dict[str, str]:
         if expected is None or n < 0 or (tensor.code, tensor.shape[n:]) != expected:
             raise MetadataError(f"{saving.TYPE_NAMES}: {name!r} cannot be {logical!r}")
     return types  # type: ignore[return-value]  # of text
-
-
-def check_verify(verify: Verify) -> Literal["none", "sample", "full"]:
-    """``verify`` by name; True is ``full``."""
-    name = {True: "full", False: "none"}.get(verify, verify) if isinstance(verify, bool) else verify
-    if name not in ("none", "sample", "full"):
-        raise ValueError(f"verify has to be none, sample or full, found {verify!r}")
-    return name  # type: ignore[return-value]
 
 
 def parse_slices(selection: Any, shape: tuple[int, ...]) -> tuple[Box, tuple[int, ...]]:
@@ -388,79 +402,3 @@ def parse_slices(selection: Any, shape: tuple[int, ...]) -> tuple[Box, tuple[int
 def _with_shape(described: Described, shape: tuple[int, ...]) -> Described:
     extra = described.shape[len(described_shape(described)) :]
     return described._replace(shape=(*shape, *extra))
-
-
-# -- checksums ------------------------------------------------------------------------------------
-
-
-def stored_checksums(files: TensorFiles) -> dict[int, tuple[int, Int64]]:
-    """By row: the size of a piece, and the checksum of each; rows of files without are not there.
-
-    Raises MetadataError for a list that does not fit its file.
-    """
-    found: dict[int, tuple[int, Int64]] = {}
-    for number, key in enumerate(files.keys):
-        text = files.headers[number].metadata.get(saving.CHECKSUMS)
-        if text is None:
-            continue
-        try:
-            document = json.loads(text)
-            piece = int(document["piece"])
-            values = np.frombuffer(base64.b64decode(document["values"]), "<u4").astype(np.int64)
-        except (ValueError, TypeError, KeyError) as error:
-            raise MetadataError(f"{saving.CHECKSUMS}: {error!r}", document=key) from None
-        rows = np.flatnonzero(files.file == number)
-        rows = rows[np.lexsort((files.nbytes[rows], files.offset[rows]))]
-        counts = -(-files.nbytes[rows] // piece) if piece > 0 else files.nbytes[rows]
-        if piece <= 0 or int(counts.sum()) != len(values):
-            raise MetadataError(f"{saving.CHECKSUMS} does not fit the file", document=key)
-        first = np.cumsum(counts) - counts
-        for row, at, n in zip(rows.tolist(), first.tolist(), counts.tolist(), strict=True):
-            found[row] = (piece, values[at : at + n])
-    return found
-
-
-def verify_loaded(
-    files: TensorFiles, whole: Mapping[str, memoryview], how: Literal["none", "sample", "full"]
-) -> None:
-    """Compare what was read with the checksums. Raises CheckpointError naming tensor and bytes."""
-    known = stored_checksums(files)
-    for name in whole:
-        tensor = files[name]
-        if any(part.row not in known and files.nbytes[part.row] for part in tensor.parts):
-            where = files.place(tensor.parts[0].row)
-            raise CheckpointError(f"{name!r} ({where}) has no checksums to verify")
-    if how == "sample":
-        names = list(whole)
-        step = SAMPLE if len(names) > SAMPLE else 1
-        whole = {name: whole[name] for name in names[::step]}
-
-    def check(name: str) -> None:
-        tensor = files[name]
-        if len(tensor.parts) == 1:
-            check_row(files, known, tensor.parts[0].row, name, whole[name])
-            return
-        for part in tensor.parts:  # their bytes are spread over the tensor: read again
-            data = files.read_row(part.row)
-            check_row(files, known, part.row, name, memoryview(data))
-
-    workers.run(check, whole, workers.thread_count())
-
-
-def check_row(
-    files: TensorFiles, known: Mapping[int, Any], row: int, name: str, memory: memoryview
-) -> None:
-    """Raise CheckpointError when a piece of a stored tensor has another checksum."""
-    if not len(memory):
-        return
-    piece, expected = known[row]
-    found = saving.piece_checksums(memory, piece)
-    wrong = [i for i, value in enumerate(found) if value != int(expected[i])]
-    if wrong:
-        i = wrong[0]
-        start = int(files.offset[row]) + i * piece
-        stop = min(start + piece, int(files.offset[row]) + len(memory))
-        raise CheckpointError(
-            f"{name!r}: bytes {start}..{stop} of {files.keys[int(files.file[row])]!r} are not what "
-            f"was written: CRC-32C {found[i]:#010x}, expected {int(expected[i]):#010x}"
-        )

@@ -153,13 +153,13 @@ class _Torch:
     name = "pt"
 
     def __init__(self) -> None:
-        self._torch = _module("torch", "PyTorch tensors")
+        self.module = _module("torch", "PyTorch tensors")
         self._names: dict[Any, str] = {}
         for name in (*_CODES, *LOGICAL):
-            dtype = getattr(self._torch, name, None)
+            dtype = getattr(self.module, name, None)
             if dtype is not None:
                 self._names[dtype] = name
-        packed = getattr(self._torch, "float4_e2m1fn_x2", None)
+        packed = getattr(self.module, "float4_e2m1fn_x2", None)
         if packed is not None:
             self._names[packed] = "float4_e2m1fn"
         self._dtypes = {name: dtype for dtype, name in self._names.items()}
@@ -170,7 +170,7 @@ class _Torch:
         if tensor.device.type == "meta":
             raise UnsupportedError("a tensor on the device meta has no values")
         name = self._names.get(tensor.dtype)
-        if name is None or tensor.is_quantized or tensor.layout is not self._torch.strided:
+        if name is None or tensor.is_quantized or tensor.layout is not self.module.strided:
             raise UnsupportedError(f"tensors of {tensor.dtype}, {tensor.layout} cannot be stored")
         shape = tuple(tensor.shape)
         if name == "float4_e2m1fn":  # two in each byte
@@ -210,8 +210,8 @@ class _Torch:
 
     def new(self, described: Described, device: Any) -> Target:
         dtype, shape = self.own(described)
-        tensor = self._torch.empty(shape, dtype=dtype)
-        if device is None or self._torch.device(device).type == "cpu":
+        tensor = self.module.empty(shape, dtype=dtype)
+        if device is None or self.module.device(device).type == "cpu":
             return Target(self._bytes_of(tensor), lambda: tensor)
         return Target(self._bytes_of(tensor), lambda: tensor.to(device))
 

@@ -21,7 +21,7 @@ from zarr_gpu import workers
 from zarr_gpu._types import NDArray
 from zarr_gpu.config import config
 from zarr_gpu.metadata.safetensors import TYPES
-from zarr_gpu.stores.safetensors import Part, Tensor, TensorFiles
+from zarr_gpu.stores.tensor_files import Part, Tensor, TensorFiles
 
 BATCH_NBYTES = 8 << 20
 """Bytes of one read: enough for the call not to matter, few enough for threads to share a load."""

@@ -18,11 +18,12 @@ from concurrent.futures import Future
 from typing import Any, Self
 
 from zarr_gpu.checkpoint import steps
-from zarr_gpu.checkpoint.files import Verify
 from zarr_gpu.checkpoint.frameworks import framework_of
 from zarr_gpu.checkpoint.tree import Flat, flatten
+from zarr_gpu.checkpoint.verifying import Verify
 from zarr_gpu.errors import CheckpointError
 from zarr_gpu.stores.open import make_store
+from zarr_gpu.stores.tensor_files import MANIFEST
 
 _STEP = re.compile(r"step-(\d{8,18})")
 
@@ -163,7 +164,7 @@ class Manager:
         kept = set(whole if self._keep is None else whole[-self._keep :])
         gone = [s for s in found if s not in kept and s < whole[-1] and s != self._writing]
         for step in gone:
-            self._store.delete(f"{_name(step)}/{steps.MANIFEST}")  # from here on it is none
+            self._store.delete(f"{_name(step)}/{MANIFEST}")  # from here on it is none
             self._store.delete_prefix(_name(step))
         return gone
 
@@ -172,7 +173,7 @@ class Manager:
         return sorted(int(match[1]) for match in matches if match)
 
     def _is_whole(self, step: int) -> bool:
-        return self._store.exists(f"{_name(step)}/{steps.MANIFEST}")
+        return self._store.exists(f"{_name(step)}/{MANIFEST}")
 
 
 def _name(step: int) -> str:

@@ -19,14 +19,15 @@ from typing import Any, NamedTuple
 
 from zarr_gpu._types import JSON
 from zarr_gpu.checkpoint import saving
-from zarr_gpu.checkpoint.files import Verify, check_metadata, safe_open
+from zarr_gpu.checkpoint.files import check_metadata, safe_open
 from zarr_gpu.checkpoint.frameworks import get_framework, is_tensor
 from zarr_gpu.checkpoint.tree import flatten, restore, tensor_names, update
+from zarr_gpu.checkpoint.verifying import Verify
 from zarr_gpu.errors import CheckpointError, ContainsNodeError
 from zarr_gpu.stores.base import Store, check_key
 from zarr_gpu.stores.local import LocalStore
 from zarr_gpu.stores.open import make_store
-from zarr_gpu.stores.safetensors import INDEX, MANIFEST, MAX_LIST_NBYTES, TensorFiles
+from zarr_gpu.stores.tensor_files import INDEX, MANIFEST, MAX_LIST_NBYTES, TensorFiles
 
 VERSION = 1
 FILE_NBYTES = 5 << 30
@@ -186,8 +187,8 @@ def load(
     """
     files, manifest = open_checkpoint(folder_store(path))
     tree = manifest["tree"]
-    if tree is None:  # saved by torch.distributed, which knows names only
-        tree = {**manifest.get("values", {}), **{n: {"$tensor": n, "of": "pt"} for n in files}}
+    if "values" in manifest:  # saved by torch.distributed, which knows names only
+        tree = {**manifest["values"], **{n: {"$tensor": n, "of": "pt"} for n in files}}
     with safe_open(files, "np", device, verify=verify) as opened:
         if into is not None:
             return _load_into(opened, tree, into)

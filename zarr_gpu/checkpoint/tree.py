@@ -107,7 +107,8 @@ def _number(value: Any) -> JSON:
         return {"$complex": [_number(value.real), _number(value.imag)]}
     if isinstance(value, float) and not math.isfinite(value):
         return {"$float": repr(value)}
-    return value
+    plain: int | float = value
+    return plain
 
 
 def _key(key: object, path: tuple[object, ...]) -> JSON:

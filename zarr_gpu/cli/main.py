@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Protocol
 
-from zarr_gpu.cli import device
+from zarr_gpu.cli import ckpt, device
 from zarr_gpu.errors import ZarrGpuError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Command(Protocol):
         """Do it, print, and return the exit status."""
 
 
-COMMANDS: tuple[Command, ...] = (device,)
+COMMANDS: tuple[Command, ...] = (ckpt, device)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,8 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = args.run(args)
         sys.stdout.flush()
-    except ZarrGpuError as error:
-        print(f"zarr-gpu: {error}", file=sys.stderr)
+    except (ZarrGpuError, FileNotFoundError, KeyError) as error:
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"zarr-gpu: {text}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader has seen enough: zarr-gpu ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
