@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from zarr_gpu.errors import MetadataError, StoreError
 from zarr_gpu.metadata import safetensors
 from zarr_gpu.metadata.json import load
 from zarr_gpu.metadata.paths import is_node_name
+from zarr_gpu.metadata.safetensors_scan import Shapes
 from zarr_gpu.stores.base import Reader, Store
 
 PARTS = "zarr_gpu.parts"
@@ -55,7 +57,7 @@ class TensorFiles:
 
     ``store`` and ``keys`` name the files; ``weight_map`` (name to key) leaves out what an index
     does not list. Files stay open, so that their headers and bytes are of one version. Raises
-    MetadataError for headers that are damaged and for names that are in two files.
+    MetadataError for headers that are damaged and for names that are there twice.
     """
 
     def __init__(
@@ -71,15 +73,22 @@ class TensorFiles:
         with ExitStack() as opened:
             columns = [self._open(key, opened) for key in self.keys]
             opened.pop_all()
-        self.names = [name for header, _ in columns for name in header.names]
-        self.codes = [code for header, _ in columns for code in header.codes]
-        self.shapes = [shape for header, _ in columns for shape in header.shapes]
-        sizes = [len(header.names) for header, _ in columns]
+        self.headers = [header for header, _ in columns]
+        for header in reversed(self.headers):  # the first one counts
+            self.metadata.update(header.metadata)
+        self.metadata.pop(PARTS, None)
+        sizes = [len(header.names) for header in self.headers]
+        self.codes = [code for header in self.headers for code in header.codes]
+        self.shapes = Shapes.joined([header.shapes for header in self.headers])
         self.file = np.repeat(np.arange(len(columns), dtype=np.int64), sizes)
         self.offset = _joined([header.start + at for header, at in columns])
-        self.nbytes = _joined([header.nbytes for header, _ in columns])
-        self.headers = [header for header, _ in columns]
-        self._collect_parts(self.headers)
+        self.nbytes = _joined([header.nbytes for header in self.headers])
+        if len(self.keys) > 1 or weight_map is not None:
+            len(self)  # errors that have to do with names belong here
+
+    @cached_property
+    def names(self) -> list[str]:
+        return [name for header in self.headers for name in header.names]
 
     def _open(self, key: str, opened: ExitStack) -> tuple[safetensors.Header, int]:
         """The header of a file, and where its data begin."""
@@ -92,29 +101,34 @@ class TensorFiles:
         header = safetensors.parse_header(reader.read(8, n), reader.size - 8 - n, key)
         return header, 8 + n
 
-    def _collect_parts(self, headers: list[safetensors.Header]) -> None:
-        self.rows: dict[str, int] = {}
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """Rows of tensors that are stored as a whole, by name."""
+        rows: dict[str, int] = {}
         at = 0
-        for key, header in zip(self.keys, headers, strict=True):
+        for key, header in zip(self.keys, self.headers, strict=True):
             parts = self._parse_parts(header, key)
-            for name in [*header.metadata]:
-                if name not in (PARTS, *self.metadata):
-                    self.metadata[name] = header.metadata[name]
             if not parts and self._weight_map is None:
-                self.rows.update(zip(header.names, range(at, at + len(header.names)), strict=True))
+                rows.update(zip(header.names, range(at, at + len(header.names)), strict=True))
             else:
-                self._add_rows(header, at, key, parts)
+                self._add_rows(rows, header, at, key, parts)
             at += len(header.names)
         if self._weight_map is not None:
-            missing = [name for name in self._weight_map if name not in self.rows]
+            missing = [name for name in self._weight_map if name not in rows]
             if missing:
                 raise MetadataError(f"{missing[0]!r} is in the index, but in no file")
-        elif len(self.rows) + sum(map(len, self._parts.values())) < len(self.names):
-            twice = next(n for i, n in enumerate(self.names) if self.rows.get(n, i) != i)
-            raise MetadataError(f"{twice!r} is in two of the files {', '.join(self.keys)}")
+        elif len(rows) + sum(map(len, self._parts.values())) < len(self.names):
+            twice = next(name for i, name in enumerate(self.names) if rows.get(name, i) != i)
+            raise MetadataError(f"{twice!r} is twice in {', '.join(self.keys)}")
+        return rows
 
     def _add_rows(
-        self, header: safetensors.Header, at: int, key: str, parts: Mapping[str, Any]
+        self,
+        rows: dict[str, int],
+        header: safetensors.Header,
+        at: int,
+        key: str,
+        parts: Mapping[str, Any],
     ) -> None:
         for row, name in enumerate(header.names, at):
             if name in parts:
@@ -123,7 +137,7 @@ class TensorFiles:
                 piece = Part(row, offset, header.shapes[row - at])
                 self._parts.setdefault(part["of"], []).append((piece, shape))
             elif self._weight_map is None or self._weight_map.get(name) == key:
-                self.rows[name] = row
+                rows[name] = row
 
     def _parse_parts(self, header: safetensors.Header, key: str) -> Mapping[str, Any]:
         text = header.metadata.get(PARTS)
@@ -142,7 +156,7 @@ class TensorFiles:
         return len(self.rows) + len(self._parts)
 
     def __iter__(self) -> Iterator[str]:
-        yield from self.rows
+        yield from self.rows  # which collects the parts, too
         yield from self._parts
 
     def __contains__(self, name: object) -> bool:
