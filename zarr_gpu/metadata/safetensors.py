@@ -177,14 +177,19 @@ def _check(entry: Any) -> str | None:
 
 def _check_places(header: Header, data_nbytes: int, file: str) -> None:
     """Raise MetadataError unless tensors have the bytes that they need, and share none."""
-    problems = []
+    problems = _wrong_sizes(header) or _wrong_places(header, data_nbytes)
+    if problems:
+        raise MetadataError(problems, document=file)
+
+
+def _wrong_sizes(header: Header) -> list[Problem]:
     elements = header.shapes.products()
     bits = np.fromiter(map(_BITS.__getitem__, header.codes), np.int64, len(header.codes))
-    if elements is None or (elements > 2**60).any():
-        wrong = range(len(header.names))  # some product is huge: look for it with Python's numbers
-    else:
-        wrong = np.flatnonzero(elements * bits != 8 * header.nbytes).tolist()
-    for i in wrong:
+    suspects: Sequence[int] = range(len(header.names))
+    if elements is not None and not (elements > 2**58).any():
+        suspects = np.flatnonzero(elements * bits != 8 * header.nbytes).tolist()
+    problems = []
+    for i in suspects:
         code, shape, nbytes = header.codes[i], header.shapes[i], int(header.nbytes[i])
         needed = math.prod(shape) * TYPES[code].bits
         if needed != 8 * nbytes:
@@ -192,23 +197,23 @@ def _check_places(header: Header, data_nbytes: int, file: str) -> None:
             problems.append(Problem((header.names[i],), f"{text}, data_offsets has {nbytes}"))
             if len(problems) > _MOST_PROBLEMS:
                 break
-    if not problems:
-        order = np.lexsort((header.nbytes, header.start))
-        start = header.start[order]
-        stop = start + header.nbytes[order]
-        expected = np.concatenate(([0], stop))
-        wrong = np.flatnonzero(start != expected[:-1])
-        if len(wrong):
-            name = header.names[int(order[wrong[0]])]
-            at, before = int(start[wrong[0]]), int(expected[wrong[0]])
-            what = "overlaps the tensor before it" if at < before else "begins behind a hole"
-            problems.append(Problem((name,), f"{what}: starts at {at}, expected {before}"))
-        elif int(expected[-1]) != data_nbytes:
-            problems.append(
-                Problem((), f"tensors have {int(expected[-1])} bytes, the file {data_nbytes}")
-            )
-    if problems:
-        raise MetadataError(problems, document=file)
+    return problems
+
+
+def _wrong_places(header: Header, data_nbytes: int) -> list[Problem]:
+    order = np.lexsort((header.nbytes, header.start))
+    start = header.start[order]
+    expected = np.concatenate(([0], start + header.nbytes[order]))
+    wrong = np.flatnonzero(start != expected[:-1])
+    if len(wrong):
+        name = header.names[int(order[wrong[0]])]
+        at, before = int(start[wrong[0]]), int(expected[wrong[0]])
+        what = "overlaps the tensor before it" if at < before else "begins behind a hole"
+        return [Problem((name,), f"{what}: starts at {at}, expected {before}")]
+    if int(expected[-1]) != data_nbytes:
+        text = f"tensors have {int(expected[-1])} bytes, the file {data_nbytes}"
+        return [Problem((), text)]
+    return []
 
 
 def tensor_nbytes(code: str, shape: Sequence[int]) -> int:

@@ -317,21 +317,26 @@ def _chunks(tensor: Tensor) -> Iterator[tuple[int, ...]]:
     return np.ndindex(*(-(-n // m) for n, m in zip(tensor.shape, shape, strict=True)))
 
 
+def _sides(tensor: Tensor) -> list[list[int]]:
+    """Sizes of the chunks along each axis; of equal ones, one is enough."""
+    if len(tensor.parts) == 1:
+        return [[n] for n in chunk_shape(tensor.shape, TYPES[tensor.code].bits)]
+    cells = _cells(tensor)
+    if cells is None:
+        raise UnsupportedError(f"the parts of {tensor.name!r} are no grid of chunks")
+    return cells[0]
+
+
 def array_document(tensor: Tensor, node: str) -> dict[str, Any]:
     """The ``zarr.json`` of a tensor."""
     kind = TYPES[tensor.code]
-    grid: dict[str, Any]
-    if len(tensor.parts) > 1:
-        cells = _cells(tensor)
-        if cells is None:
-            raise UnsupportedError(f"the parts of {tensor.name!r} are no grid of chunks")
-        grid = {
-            "name": "rectilinear",
-            "configuration": {"kind": "inline", "chunk_shapes": cells[0]},
-        }
+    sides = _sides(tensor)
+    regular = [axis[0] for axis in sides if axis.count(axis[0]) == len(axis)]
+    if len(regular) == len(sides):  # an edge that is cut off would have to be stored in full
+        grid = {"name": "regular", "configuration": {"chunk_shape": regular}}
     else:
-        shape = chunk_shape(tensor.shape, kind.bits)
-        grid = {"name": "regular", "configuration": {"chunk_shape": list(shape)}}
+        configuration = {"kind": "inline", "chunk_shapes": sides}
+        grid = {"name": "rectilinear", "configuration": configuration}
     codec: dict[str, Any] = {"name": "bytes"}
     if kind.bits < 8:
         codec = {"name": "packbits"}
