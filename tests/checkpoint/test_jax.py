@@ -30,7 +30,8 @@ PROGRAM = textwrap.dedent(
     copies = NamedSharding(Mesh(devices, ("a",)), P())
     w = np.arange(16 * 24, dtype="f4").reshape(16, 24)
     tree = {
-        "params": {"w": jax.device_put(w, rows), "b": jax.device_put(w[0].astype(jnp.bfloat16), copies)},
+        "params": {"w": jax.device_put(w, rows),
+                   "b": jax.device_put(w[0].astype(jnp.bfloat16), copies)},
         "opt": [jax.device_put(w * 2, rows), {"count": jnp.int32(7)}],
         "step": 3, "name": "adam",
     }
