@@ -17,7 +17,7 @@ import numpy as np
 
 from zarr_gpu import api, workers
 from zarr_gpu.array import Array
-from zarr_gpu.checkpoint.frameworks import LOGICAL, Described, described_shape, type_name
+from zarr_gpu.checkpoint.described import CODES, LOGICAL, Described, described_shape, type_name
 from zarr_gpu.checkpoint.loading import Box
 from zarr_gpu.checkpoint.saving import Source
 from zarr_gpu.errors import MetadataError, UnsupportedError
@@ -41,7 +41,6 @@ REMOTE_LINK = 1e9
 LEAST_RATIO = 1.05
 
 _log = logging.getLogger("zarr_gpu.checkpoint")
-_CODES = {kind.name: code for code, kind in TYPES.items()}
 _LOGICAL = {**LOGICAL, "complex_float16": LOGICAL["complex32"]}
 
 
@@ -188,7 +187,7 @@ class ArrayTensors:
         self.types: dict[str, str] = {}
         for name, array in self._arrays.items():
             kind = array.metadata.data_type.name
-            if kind not in _CODES and kind not in _LOGICAL:
+            if kind not in CODES and kind not in _LOGICAL:
                 raise MetadataError(f"array {name!r} of type {kind} is no tensor")
             if kind in _LOGICAL:
                 self.types[name] = "complex32" if kind == "complex_float16" else kind
@@ -209,7 +208,7 @@ class ArrayTensors:
     def __getitem__(self, name: str) -> Tensor:
         array = self._arrays[name]
         kind = array.metadata.data_type.name
-        code, extra = _LOGICAL.get(kind) or (_CODES[kind], ())
+        code, extra = _LOGICAL.get(kind) or (CODES[kind], ())
         return Tensor(name, code, (*array.shape, *extra), ())
 
     def group(self) -> Group:

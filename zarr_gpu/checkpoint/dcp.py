@@ -43,8 +43,9 @@ from torch.futures import Future
 
 from zarr_gpu._types import JSON
 from zarr_gpu.checkpoint import saving, steps
+from zarr_gpu.checkpoint.described import Described, described_shape
 from zarr_gpu.checkpoint.files import safe_open
-from zarr_gpu.checkpoint.frameworks import Described, described_shape, get_framework
+from zarr_gpu.checkpoint.frameworks import get_framework
 from zarr_gpu.checkpoint.tree import flatten, restore
 from zarr_gpu.checkpoint.verifying import Verify
 from zarr_gpu.errors import CheckpointError

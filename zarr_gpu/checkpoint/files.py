@@ -20,18 +20,18 @@ import numpy as np
 from zarr_gpu.api import open_group
 from zarr_gpu.checkpoint import saving
 from zarr_gpu.checkpoint.arrays import ArrayTensors, save_arrays
-from zarr_gpu.checkpoint.frameworks import (
-    LOGICAL,
-    Described,
-    Framework,
-    Target,
-    described_shape,
-    framework_of,
-    get_framework,
-)
+from zarr_gpu.checkpoint.described import LOGICAL, Described, OnDevice, Target, described_shape
+from zarr_gpu.checkpoint.device_loading import DeviceLoad
+from zarr_gpu.checkpoint.frameworks import Framework, framework_of, get_framework
 from zarr_gpu.checkpoint.loading import Box, Load
-from zarr_gpu.checkpoint.verifying import Verify, check_verify, verify_loaded
-from zarr_gpu.errors import CheckpointError, GroupNotFoundError, MetadataError, SelectionError
+from zarr_gpu.checkpoint.verifying import Verify, check_verify, row_checker, verify_loaded
+from zarr_gpu.errors import (
+    CheckpointError,
+    GroupNotFoundError,
+    MetadataError,
+    SelectionError,
+    UnsupportedError,
+)
 from zarr_gpu.group import Group
 from zarr_gpu.metadata.json import load
 from zarr_gpu.nodes import StorePath
@@ -269,18 +269,41 @@ class safe_open:  # noqa: N801 - the name that users know
     def _fill(self, targets: Iterable[tuple[str, Target, Box | None]]) -> None:
         files = self.files
         plan = Load(files) if isinstance(files, TensorFiles) else files.plan()
-        whole = {}
+        whole: dict[str, memoryview] = {}
+        on_devices: dict[int, DeviceLoad] = {}
         for name, target, box in targets:
             tensor, described = self._tensor(name)
-            if box is None:
+            if box is not None:
+                extra = described.shape[len(described_shape(described)) :]
+                box = (*box, *((0, n) for n in extra))
+            if target.on is not None:
+                self._on_device(on_devices, target.on, tensor, box)
+            elif box is None:
                 whole[name] = target.memory
                 plan.add(tensor, target.memory)
             else:
-                extra = described.shape[len(described_shape(described)) :]
-                plan.add_box(tensor, (*box, *((0, n) for n in extra)), target.memory)
+                plan.add_box(tensor, box, target.memory)
         plan.run()
+        for on_device in on_devices.values():
+            on_device.run()
         if self._verify != "none" and isinstance(files, TensorFiles):
             verify_loaded(files, whole, self._verify)
+
+    def _on_device(
+        self, loads: dict[int, DeviceLoad], on: OnDevice, tensor: Tensor, box: Box | None
+    ) -> None:
+        """Plan a tensor, or a part of it, for the device's memory."""
+        files = self.files
+        if isinstance(files, ArrayTensors):
+            raise UnsupportedError("Zarr hierarchies are loaded to a device by their own arrays")
+        plan = loads.get(id(on.engine))
+        if plan is None:
+            check = None if self._verify == "none" else row_checker(files)
+            plan = loads.setdefault(id(on.engine), DeviceLoad(files, on.engine, check))
+        if box is None:
+            plan.add(tensor, on.ptr)
+        else:
+            plan.add_box(tensor, box, on.ptr)
 
     def _slice(self, name: str, selection: Any) -> Any:
         described = self.describe(name)

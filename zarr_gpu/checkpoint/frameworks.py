@@ -1,8 +1,6 @@
 """Tensors of NumPy, PyTorch, JAX and CuPy as bytes, and memory for tensors to be read.
 
-A framework is imported when it is asked for. A data type is a code of safetensors and, for types
-that the format lacks, a name of our own (:data:`LOGICAL`) beside the code and shape that the bytes
-have for other readers.
+A framework is imported when it is asked for.
 
 >>> import numpy as np
 >>> framework_of(np.zeros(2)).describe(np.zeros((2, 3), "c16"))
@@ -14,42 +12,30 @@ from __future__ import annotations
 import ctypes
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from zarr_gpu._types import NDArray
+from zarr_gpu.checkpoint.described import (
+    CODES,
+    LOGICAL,
+    Described,
+    OnDevice,
+    Target,
+    described_as,
+    described_shape,
+    logical_name,
+    numpy_dtype,
+    type_name,
+)
 from zarr_gpu.errors import MissingDependencyError, UnsupportedError
-from zarr_gpu.metadata.dtype_names import element_dtype
 from zarr_gpu.metadata.safetensors import TYPES
 
-LOGICAL: Mapping[str, tuple[str, tuple[int, ...]]] = {
-    "complex128": ("F64", (2,)),
-    "complex32": ("F16", (2,)),
-    "int4": ("I8", ()),
-    "uint4": ("U8", ()),
-    "int2": ("I8", ()),
-    "uint2": ("U8", ()),
-}
-"""Types that safetensors lacks: the code of their bytes, and axes that come behind the others."""
-_CODES = {kind.name: code for code, kind in TYPES.items()}
-
-
-class Described(NamedTuple):
-    """What a tensor is in a file; ``shape`` is that of the bytes (see :data:`LOGICAL`)."""
-
-    code: str
-    shape: tuple[int, ...]
-    logical: str | None
-
-
-class Target(NamedTuple):
-    """Memory to be filled with the bytes of a tensor, and then the tensor."""
-
-    memory: memoryview
-    tensor: Callable[[], Any]
+if TYPE_CHECKING:
+    from zarr_gpu.device.engine import Engine
 
 
 class Framework(Protocol):
@@ -79,22 +65,19 @@ class Framework(Protocol):
     def storage(self, tensor: Any) -> object:
         """Equal for tensors that have the very same elements in memory."""
 
-    def shape(self, tensor: Any) -> tuple[int, ...]:
-        """Of the tensor itself."""
-
 
 class _NumPy:
     name = "np"
 
     def describe(self, tensor: Any) -> Described:
-        return _described(tensor.dtype.name, tensor.shape)
+        return described_as(tensor.dtype.name, tensor.shape)
 
     def memory(self, tensor: Any) -> memoryview:
         array = np.asarray(tensor)
         if array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and _BIG):
             array = array.astype(array.dtype.newbyteorder("<"))
         array = np.ascontiguousarray(array)
-        if _logical_name(array.dtype.name) == "float4_e2m1fn":
+        if logical_name(array.dtype.name) == "float4_e2m1fn":
             packed = array.reshape(-1).view(np.uint8) & 15
             return memoryview(packed[::2] | packed[1::2] << 4)
         return memoryview(array.reshape(-1).view(np.uint8))
@@ -106,7 +89,7 @@ class _NumPy:
         name = logical or TYPES[code].name
         if logical:
             shape = shape[: len(shape) - len(LOGICAL[logical][1])]
-        array = np.empty(shape, _dtype(name))
+        array = np.empty(shape, numpy_dtype(name))
         return Target(memoryview(array.reshape(-1).view(np.uint8)), lambda: array)
 
     def _unpacked(self, described: Described) -> Target:
@@ -117,7 +100,7 @@ class _NumPy:
 
         def tensor() -> NDArray:
             values = np.stack((packed & 15, packed >> 4), axis=-1).reshape(described.shape)
-            return values.view(_dtype("float4_e2m1fn"))
+            return values.view(numpy_dtype("float4_e2m1fn"))
 
         return Target(memoryview(packed), tensor)
 
@@ -145,9 +128,6 @@ class _NumPy:
         where = tensor.__array_interface__["data"][0]
         return (where, tensor.shape, tensor.strides, str(tensor.dtype)) if tensor.size else None
 
-    def shape(self, tensor: Any) -> tuple[int, ...]:
-        return tuple(tensor.shape)
-
 
 class _Torch:
     name = "pt"
@@ -155,7 +135,7 @@ class _Torch:
     def __init__(self) -> None:
         self.module = _module("torch", "PyTorch tensors")
         self._names: dict[Any, str] = {}
-        for name in (*_CODES, *LOGICAL):
+        for name in (*CODES, *LOGICAL):
             dtype = getattr(self.module, name, None)
             if dtype is not None:
                 self._names[dtype] = name
@@ -177,7 +157,7 @@ class _Torch:
             if not shape:
                 raise UnsupportedError("float4 tensors need an axis")
             shape = (*shape[:-1], 2 * shape[-1])
-        return _described(name, shape)
+        return described_as(name, shape)
 
     def memory(self, tensor: Any) -> memoryview:
         tensor = tensor.detach().resolve_conj().resolve_neg()
@@ -210,10 +190,20 @@ class _Torch:
 
     def new(self, described: Described, device: Any) -> Target:
         dtype, shape = self.own(described)
+        kind = "cpu" if device is None else self.module.device(device).type
+        if kind == "cuda":
+            tensor = self.module.empty(shape, dtype=dtype, device=device)
+            return Target(_NOTHING, lambda: tensor, self._on_device(tensor))
         tensor = self.module.empty(shape, dtype=dtype)
-        if device is None or self.module.device(device).type == "cpu":
+        if kind == "cpu":
             return Target(self._bytes_of(tensor), lambda: tensor)
         return Target(self._bytes_of(tensor), lambda: tensor.to(device))
+
+    def _on_device(self, tensor: Any) -> OnDevice:
+        engine = _engine(tensor.device.index)
+        # Its memory may be in use by work that PyTorch has queued.
+        self.module.cuda.current_stream(tensor.device).synchronize()
+        return OnDevice(engine, tensor.data_ptr())
 
     def existing(self, tensor: Any, described: Described, device: Any = None) -> Target:
         own, dtype_shape = tensor.detach(), self.own(described)
@@ -222,8 +212,11 @@ class _Torch:
         if own.device.type == "meta":
             target = self.new(described, device)
             return Target(target.memory, lambda: target.tensor().to(own.dtype))
-        plain = own.device.type == "cpu" and own.is_contiguous() and own.dtype == dtype_shape[0]
-        if plain and not own.is_conj() and not own.is_neg():
+        plain = own.is_contiguous() and own.dtype == dtype_shape[0]
+        plain = plain and not own.is_conj() and not own.is_neg()
+        if plain and own.device.type == "cuda":
+            return Target(_NOTHING, lambda: tensor, self._on_device(own))
+        if plain and own.device.type == "cpu":
             return Target(self._bytes_of(own), lambda: tensor)
         target = self.new(described, None)
 
@@ -245,9 +238,6 @@ class _Torch:
         where = (str(tensor.device), tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
         return (*where, str(tensor.dtype), view)
 
-    def shape(self, tensor: Any) -> tuple[int, ...]:
-        return tuple(tensor.shape)
-
 
 class _Jax(_NumPy):
     name = "jax"
@@ -256,7 +246,7 @@ class _Jax(_NumPy):
         self._jax = _module("jax", "JAX arrays")
 
     def describe(self, tensor: Any) -> Described:
-        return _described(tensor.dtype.name, tensor.shape)
+        return described_as(tensor.dtype.name, tensor.shape)
 
     def memory(self, tensor: Any) -> memoryview:
         return super().memory(np.asarray(tensor))
@@ -285,14 +275,19 @@ class _CuPy(_NumPy):
         self._cupy = _module("cupy", "CuPy arrays")
 
     def describe(self, tensor: Any) -> Described:
-        return _described(tensor.dtype.name, tensor.shape)
+        return described_as(tensor.dtype.name, tensor.shape)
 
     def memory(self, tensor: Any) -> memoryview:
         return super().memory(self._cupy.asnumpy(tensor))
 
     def new(self, described: Described, device: Any) -> Target:
-        target = super().new(described, None)
-        return Target(target.memory, lambda: self._cupy.asarray(target.tensor()))
+        if TYPES[described.code].bits < 8:
+            target = super().new(described, None)
+            return Target(target.memory, lambda: self._cupy.asarray(target.tensor()))
+        backend = device_backend(None if device in (None, "cpu") else device)
+        array = backend.empty(described_shape(described), numpy_dtype(type_name(described)), "C")
+        on = OnDevice(backend.engine, backend.runtime.address(array))
+        return Target(_NOTHING, lambda: array, on)
 
     def existing(self, tensor: Any, described: Described, device: Any = None) -> Target:
         if isinstance(tensor, np.ndarray):
@@ -313,6 +308,23 @@ class _CuPy(_NumPy):
         return (tensor.data.ptr, tensor.shape, tensor.strides, str(tensor.dtype))
 
 
+def device_backend(device: Any) -> Any:
+    """The backend of a card: ``cuda``, ``cuda:1``, a number, None for the first one.
+
+    Raises DeviceUnavailableError.
+    """
+    from zarr_gpu.backend import get_backend
+
+    name = "cuda" if device is None else f"cuda:{device}" if isinstance(device, int) else device
+    return get_backend(str(name))
+
+
+def _engine(index: int | None) -> Engine:
+    engine: Engine = device_backend(index or 0).engine
+    return engine
+
+
+_NOTHING = memoryview(b"")
 _BIG = sys.byteorder == "big"
 _CLASSES: Mapping[str, type[Any]] = {
     "np": _NumPy, "numpy": _NumPy, "pt": _Torch, "torch": _Torch, "pytorch": _Torch,
@@ -359,36 +371,6 @@ def is_tensor(value: Any) -> bool:
     except TypeError:
         return False
     return not isinstance(value, np.generic)
-
-
-def described_shape(described: Described) -> tuple[int, ...]:
-    """The shape that users see: without the axes of :data:`LOGICAL`."""
-    extra = len(LOGICAL[described.logical][1]) if described.logical else 0
-    return described.shape[: len(described.shape) - extra]
-
-
-def type_name(described: Described) -> str:
-    """The type's name in Zarr."""
-    return described.logical or TYPES[described.code].name
-
-
-def _described(name: str, shape: Any) -> Described:
-    name = _logical_name(name)
-    shape = tuple(int(n) for n in shape)
-    if name in LOGICAL:
-        code, extra = LOGICAL[name]
-        return Described(code, (*shape, *extra), name)
-    if name not in _CODES:
-        raise UnsupportedError(f"tensors of type {name} cannot be stored")
-    return Described(_CODES[name], shape, None)
-
-
-def _logical_name(name: str) -> str:
-    return {"complex_float16": "complex32"}.get(name, name)
-
-
-def _dtype(name: str) -> np.dtype[Any]:
-    return element_dtype("complex_float16" if name == "complex32" else name)
 
 
 def _same_shape(shape: tuple[int, ...], described: Described) -> None:

@@ -21,8 +21,9 @@ import numpy as np
 
 from zarr_gpu._types import JSON
 from zarr_gpu.checkpoint import saving, steps
+from zarr_gpu.checkpoint.described import described_shape
 from zarr_gpu.checkpoint.files import safe_open
-from zarr_gpu.checkpoint.frameworks import described_shape, get_framework
+from zarr_gpu.checkpoint.frameworks import get_framework
 from zarr_gpu.checkpoint.tree import flatten
 from zarr_gpu.checkpoint.verifying import Verify
 from zarr_gpu.errors import CheckpointError

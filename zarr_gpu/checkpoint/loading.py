@@ -154,6 +154,11 @@ class Load:
             into[at : at + m] = stored[(slice(None), *inner)]
 
 
+def box_nbytes(code: str, box: Box) -> int:
+    """Bytes of a box of elements. Raises ValueError where it has parts of bytes."""
+    return math.prod(n for _, n in _in_bytes(box, *_bytes_and_elements(code)))
+
+
 def _bytes_and_elements(code: str) -> tuple[int, int]:
     """Bytes that hold a whole number of elements, and how many these are."""
     bits = TYPES[code].bits

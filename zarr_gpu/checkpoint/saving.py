@@ -17,7 +17,8 @@ import numpy as np
 
 from zarr_gpu import workers
 from zarr_gpu._types import Bytes
-from zarr_gpu.checkpoint.frameworks import Described, framework_of
+from zarr_gpu.checkpoint.described import Described
+from zarr_gpu.checkpoint.frameworks import framework_of
 from zarr_gpu.codecs.checksums import crc32c_function
 from zarr_gpu.errors import CheckpointError
 from zarr_gpu.metadata.safetensors import METADATA, TYPES, make_header, tensor_nbytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -83,7 +83,12 @@ def verify_loaded(
 
 
 def check_row(
-    files: TensorFiles, known: Mapping[int, Any], row: int, name: str, memory: memoryview
+    files: TensorFiles,
+    known: Mapping[int, Any],
+    row: int,
+    name: str,
+    memory: memoryview,
+    within: int = 0,
 ) -> None:
     """Raise CheckpointError when a piece of a stored tensor has another checksum."""
     if not len(memory):
@@ -93,9 +98,32 @@ def check_row(
     wrong = [i for i, value in enumerate(found) if value != int(expected[i])]
     if wrong:
         i = wrong[0]
-        start = int(files.offset[row]) + i * piece
-        stop = min(start + piece, int(files.offset[row]) + len(memory))
+        first = int(files.offset[row]) + within
+        start = first + i * piece
+        stop = min(start + piece, first + len(memory))
         raise CheckpointError(
             f"{name!r}: bytes {start}..{stop} of {files.keys[int(files.file[row])]!r} are not what "
             f"was written: CRC-32C {found[i]:#010x}, expected {int(expected[i]):#010x}"
         )
+
+
+def row_checker(files: TensorFiles) -> Callable[[int, int, memoryview], None]:
+    """A function that raises CheckpointError unless some pieces of a row are what was written.
+
+    It takes the row, the place of the first byte in it (a multiple of the pieces' size), the bytes.
+    """
+    known = stored_checksums(files)
+
+    def check(row: int, within: int, memory: memoryview) -> None:
+        if row not in known:
+            raise CheckpointError(f"{files.place(row)} has no checksums to verify")
+        piece, expected = known[row]
+        if within % piece or (len(memory) % piece and within + len(memory) != files.nbytes[row]):
+            data = memoryview(files.read_row(row))  # pieces of another size than ours
+            check_row(files, known, row, files.names[row], data)
+            return
+        first = within // piece
+        some = {row: (piece, expected[first : first + -(-len(memory) // piece)])}
+        check_row(files, some, row, files.names[row], memory, within)
+
+    return check

@@ -75,7 +75,7 @@ def _size(n: float) -> str:
 
 def _info(args: argparse.Namespace) -> int:
     from zarr_gpu.checkpoint import safe_open
-    from zarr_gpu.checkpoint.frameworks import described_shape, type_name
+    from zarr_gpu.checkpoint.described import described_shape, type_name
     from zarr_gpu.checkpoint.saving import CHECKSUMS
     from zarr_gpu.metadata.safetensors import tensor_nbytes
     from zarr_gpu.stores.tensor_files import TensorFiles

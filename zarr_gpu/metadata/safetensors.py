@@ -6,7 +6,7 @@ without holes (https://github.com/huggingface/safetensors, README, "Format").
 
 >>> header = make_header([("a", "F32", (2, 3))], {"made by": "hand"}, align=64)
 >>> parsed = parse_header(header[8:], 24, "a.safetensors")
->>> parsed.names, list(parsed.shapes), parsed.start.tolist(), parsed.metadata
+>>> list(parsed.names), list(parsed.shapes), parsed.start.tolist(), parsed.metadata
 (['a'], [(2, 3)], [0], {'made by': 'hand'})
 """
 

@@ -1,0 +1,121 @@
+"""Loads to a device, on the emulated one: nothing has run on a card."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import zarr_gpu
+from tests.device.devices import emulated
+from zarr_gpu.backend import get_backend
+from zarr_gpu.checkpoint import device_loading, safe_open, save_file
+from zarr_gpu.checkpoint.device_loading import DeviceLoad
+from zarr_gpu.checkpoint.verifying import row_checker
+from zarr_gpu.errors import CheckpointError, StoreError
+from zarr_gpu.stores.tensor_files import open_tensor_files
+
+
+@pytest.fixture
+def tensors():
+    rng = np.random.default_rng(0)
+    found = {f"small.{i}": rng.integers(0, 99, (i, 3)).astype("i2") for i in range(40)}
+    found["large"] = rng.standard_normal((300, 70)).astype("f4")
+    found["odd"] = rng.integers(0, 255, 10_001).astype("u1")
+    return found
+
+
+@pytest.fixture
+def opened(tmp_path, tensors, monkeypatch):
+    monkeypatch.setattr(device_loading, "UNIT_NBYTES", 8192)
+    monkeypatch.setattr(zarr_gpu.checkpoint.saving, "PIECE_NBYTES", 8192)
+    save_file(tensors, tmp_path / "m.safetensors")
+    files = open_tensor_files(zarr_gpu.stores.local.LocalStore(tmp_path), "m.safetensors")
+    yield files
+    files.close()
+
+
+def engine_of(runtime):
+    return get_backend(f"cuda:{runtime.device}").engine
+
+
+def fetched(runtime, buffer, nbytes):
+    stream = runtime.new_stream()
+    target = runtime.pinned(max(1, nbytes))
+    runtime.download(target[:nbytes], buffer.ptr, stream)
+    stream.record().wait()
+    return bytes(target[:nbytes])
+
+
+@pytest.mark.parametrize("verify", [False, True])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_all_bytes_reach_the_device(opened, tensors, monkeypatch, verify, threads):
+    with emulated(monkeypatch, settings={"threads": threads}) as runtime:
+        stream = runtime.new_stream()
+        load = DeviceLoad(opened, engine_of(runtime), row_checker(opened) if verify else None)
+        buffers = {}
+        for name, values in tensors.items():
+            buffers[name] = runtime.alloc(max(1, values.nbytes), stream)
+            load.add(opened[name], buffers[name].ptr)
+        load.run()
+        for name, values in tensors.items():
+            assert fetched(runtime, buffers[name], values.nbytes) == values.tobytes(), name
+
+
+def test_boxes_reach_the_device(opened, tensors, monkeypatch):
+    with emulated(monkeypatch) as runtime:
+        stream = runtime.new_stream()
+        for box in (
+            ((10, 200), (5, 60)),
+            ((0, 300), (0, 70)),
+            ((7, 1), (0, 70)),
+            ((3, 0), (0, 70)),
+        ):
+            part = tensors["large"][tuple(slice(a, a + n) for a, n in box)]
+            buffer = runtime.alloc(max(1, part.nbytes), stream)
+            load = DeviceLoad(opened, engine_of(runtime))
+            load.add_box(opened["large"], box, buffer.ptr)
+            load.run()
+            assert fetched(runtime, buffer, part.nbytes) == part.tobytes(), box
+
+
+def test_damage_is_found_on_the_way_to_the_device(opened, tmp_path, monkeypatch):
+    row = opened["large"].parts[0].row
+    at = int(opened.offset[row]) + 20_000
+    with (tmp_path / "m.safetensors").open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
+    with emulated(monkeypatch) as runtime:
+        buffer = runtime.alloc(300 * 70 * 4, runtime.new_stream())
+        load = DeviceLoad(opened, engine_of(runtime), row_checker(opened))
+        load.add(opened["large"], buffer.ptr)
+        with pytest.raises(CheckpointError, match="'large': bytes") as caught:
+            load.run()
+        start, stop = map(int, str(caught.value).split("bytes ")[1].split(" ")[0].split(".."))
+        assert start <= at < stop <= start + 8192
+
+
+def test_a_file_that_is_cut_short_fails_and_gives_everything_back(opened, tmp_path, monkeypatch):
+    (tmp_path / "m.safetensors").write_bytes(b"")
+    with emulated(monkeypatch) as runtime:
+        buffer = runtime.alloc(300 * 70 * 4, runtime.new_stream())
+        load = DeviceLoad(opened, engine_of(runtime))
+        load.add(opened["large"], buffer.ptr)
+        with pytest.raises(StoreError):
+            load.run()
+
+
+def test_tensors_become_arrays_of_the_device(tmp_path, tensors, monkeypatch):
+    pytest.importorskip("cupy", reason="CuPy is not installed")
+    tensors["bf16"] = np.arange(50).astype(ml_dtypes.bfloat16)
+    save_file(tensors, tmp_path / "m.safetensors")
+    with emulated(monkeypatch) as runtime:
+        with safe_open(tmp_path / "m.safetensors", "cupy", "cuda:0", verify="full") as file:
+            found = file.get_tensors()
+            part = file.get_slice("large")[3:9, 10:20]
+        for name, values in tensors.items():
+            assert runtime.to_host(found[name]).tobytes() == values.tobytes(), name
+            assert found[name].shape == values.shape
+        assert runtime.to_host(part).tobytes() == tensors["large"][3:9, 10:20].tobytes()
