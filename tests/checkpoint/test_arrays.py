@@ -264,3 +264,16 @@ def test_commands_convert_index_and_slice(tmp_path, tensors, capsys):
     assert status == 2
     assert "no tensor 'nothing'" in text.err
     assert command(capsys, "slice", path, "ids", "a:b")[0] == 2
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_directories_of_arrays_are_read_as_orbax_writes_them(tmp_path, zarr_format):
+    """No document for the group (``use_ocdbt=False``; looked at with orbax-checkpoint 0.12.8)."""
+    tensors = {"params.w": weights((6, 4)), "step": np.int32(5)}
+    for name, values in tensors.items():
+        zarr_gpu.create_array(tmp_path / name, data=np.asarray(values), zarr_format=zarr_format)
+    (tmp_path / "_METADATA").write_text("{}")
+    (tmp_path / "array_metadatas").mkdir()
+    same(load_file(tmp_path, framework="np"), tensors)
+    with safe_open(tmp_path, "np") as file, pytest.raises(CheckpointError, match="no group"):
+        file.group()

@@ -20,9 +20,11 @@ from zarr_gpu.array import Array
 from zarr_gpu.checkpoint.described import CODES, LOGICAL, Described, described_shape, type_name
 from zarr_gpu.checkpoint.loading import Box
 from zarr_gpu.checkpoint.saving import Source
-from zarr_gpu.errors import MetadataError, UnsupportedError
+from zarr_gpu.errors import CheckpointError, MetadataError, UnsupportedError
 from zarr_gpu.group import Group
 from zarr_gpu.metadata.safetensors import TYPES
+from zarr_gpu.nodes import member_names
+from zarr_gpu.stores.base import Store
 from zarr_gpu.stores.memory import MemoryStore
 from zarr_gpu.stores.safetensors import node_name
 from zarr_gpu.stores.tensor_files import Tensor
@@ -174,16 +176,13 @@ def layout(shape: tuple[int, ...], itemsize: int) -> tuple[tuple[int, ...], tupl
 
 
 class ArrayTensors:
-    """The arrays of a group as tensors; the same as ``TensorFiles`` for those who load them."""
+    """Arrays as tensors, by name; the same as ``TensorFiles`` for those who load them."""
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, store: Store, arrays: Mapping[str, Array], group: Group | None) -> None:
+        self._store = store
         self._group = group
-        self._arrays: dict[str, Array] = {}
-        for node, array in group.arrays():
-            ours = array.attrs.get("zarr_gpu")
-            name = ours.get("tensor", node) if isinstance(ours, Mapping) else node
-            self._arrays[str(name)] = array
-        self.keys = [str(group.store_path)]
+        self._arrays = dict(arrays)
+        self.keys = [str(store)]
         self.types: dict[str, str] = {}
         for name, array in self._arrays.items():
             kind = array.metadata.data_type.name
@@ -192,8 +191,31 @@ class ArrayTensors:
             if kind in _LOGICAL:
                 self.types[name] = "complex32" if kind == "complex_float16" else kind
 
+    @classmethod
+    def of_group(cls, group: Group) -> ArrayTensors:
+        """All arrays directly in a group. Raises MetadataError for types that no tensor has."""
+        arrays = {}
+        for node, array in group.arrays():
+            ours = array.attrs.get("zarr_gpu")
+            name = ours.get("tensor", node) if isinstance(ours, Mapping) else node
+            arrays[str(name)] = array
+        return cls(group.store, arrays, group)
+
+    @classmethod
+    def of_directory(cls, store: Store) -> ArrayTensors | None:
+        """Arrays in a directory that is no group, as Orbax writes them; None without any."""
+        names = [name for number in (3, 2) for name in member_names(store, "", number)]
+        arrays = {}
+        for name in names:
+            node = api.open(store, path=name, mode="r")
+            if isinstance(node, Array):
+                arrays[name] = node
+        return cls(store, arrays, None) if arrays else None
+
     @property
     def metadata(self) -> dict[str, str]:
+        if self._group is None:
+            return {}
         return {k: v for k, v in self._group.attrs.items() if isinstance(v, str)}
 
     def __len__(self) -> int:
@@ -212,13 +234,15 @@ class ArrayTensors:
         return Tensor(name, code, (*array.shape, *extra), ())
 
     def group(self) -> Group:
+        if self._group is None:
+            raise CheckpointError(f"the arrays in {self._store!r} are no group")
         return self._group
 
     def plan(self) -> ArrayLoad:
         return ArrayLoad(self._arrays)
 
     def close(self) -> None:
-        self._group.store.close()
+        self._store.close()
 
 
 class ArrayLoad:

@@ -337,7 +337,7 @@ def open_tensors(path: Any) -> TensorFiles | ArrayTensors:
     if isinstance(path, TensorFiles | ArrayTensors):
         return path
     if isinstance(path, Group):
-        return ArrayTensors(path)
+        return ArrayTensors.of_group(path)
     if isinstance(path, (list, tuple)):
         places = [place_of_file(one) for one in path]
         if not places:
@@ -350,8 +350,11 @@ def open_tensors(path: Any) -> TensorFiles | ArrayTensors:
         if isinstance(path, str | os.PathLike) and not os.path.lexists(path):
             raise FileNotFoundError(f"no file or directory {os.fspath(path)!r}")
         try:
-            return ArrayTensors(open_group(store, mode="r"))
+            return ArrayTensors.of_group(open_group(store, mode="r"))
         except GroupNotFoundError:
+            arrays = ArrayTensors.of_directory(store)
+            if arrays is not None:
+                return arrays
             raise CheckpointError(
                 f"{path!r} is no safetensors file, no directory with one, and no Zarr group"
             ) from None
