@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -99,6 +100,8 @@ def _once(
         if loaded is None
         else (lambda: dcp.load(loaded, storage_reader=reader))
     )
+    if loaded is None and dist.get_rank() == 0:  # every step of a run has a directory of its own
+        shutil.rmtree(folder, ignore_errors=True)
     dist.barrier()
     before, start = _cpu(), time.perf_counter()
     run()
