@@ -62,6 +62,25 @@ def test_all_bytes_reach_the_device(opened, tensors, monkeypatch, verify, thread
             assert fetched(runtime, buffers[name], values.nbytes) == values.tobytes(), name
 
 
+def test_some_tensors_reach_the_device_behind_earlier_work(opened, tensors, monkeypatch):
+    """What lies between is left out, and what was queued on this memory before is done first."""
+    with emulated(monkeypatch) as runtime:
+        stream = runtime.current_stream()
+        load = DeviceLoad(opened, engine_of(runtime))
+        buffers = {}
+        for name in list(tensors)[1::2]:
+            nbytes = max(1, tensors[name].nbytes)
+            buffers[name] = runtime.alloc(nbytes, stream)
+            before = runtime.pinned(nbytes)
+            before[:] = 0xEE
+            runtime.upload(buffers[name].ptr, before, stream)
+            load.add(opened[name], buffers[name].ptr)
+        load.run()
+        for name, buffer in buffers.items():
+            values = tensors[name]
+            assert fetched(runtime, buffer, values.nbytes) == values.tobytes(), name
+
+
 def test_boxes_reach_the_device(opened, tensors, monkeypatch):
     with emulated(monkeypatch) as runtime:
         stream = runtime.new_stream()

@@ -347,3 +347,74 @@ def test_many_threads_share_an_opened_file(model):
         for thread in threads:
             thread.join()
     assert not errors
+
+
+def test_thousands_of_tensors_in_one_read(tmp_path):
+    """The system takes a thousand buffers a call."""
+    tensors = {f"{i}": np.full(2, i, "i4") for i in range(3000)}
+    save_file(tensors, tmp_path / "m.safetensors")
+    found = load_file(tmp_path / "m.safetensors", framework="np")
+    assert [int(found[name][0]) for name in tensors] == list(range(3000))
+
+
+def test_neighbours_in_different_files_are_different_reads(tmp_path):
+    """The second tensor of one file begins where the first one of the other ends."""
+    for name in ("a", "b"):
+        values = {f"{name}.{i}": some("u1", (4096,), ord(name) + i) for i in range(2)}
+        save_file(values, tmp_path / f"{name}.safetensors")
+    paths = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    found = load_file(paths, framework="np", names=["a.0", "b.1"])
+    same(found["a.0"], some("u1", (4096,), ord("a")))
+    same(found["b.1"], some("u1", (4096,), ord("b") + 1))
+
+
+def part(of, shape, offset):
+    return {"of": of, "shape": shape, "offset": offset}
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"p": part("w", [4, 3], [0, 0])}, "do not make up"),
+        ({"p": part("w", [4, 3], [0, 0]), "q": part("w", [4, 3], [1, 0])}, "do not make up"),
+        ({"p": part("w", [4, 3], [0, 0]), "q": part("w", [4, 4], [2, 0])}, "differ in shape"),
+        ({"p": part("w", [2, 2], [0, 0])}, "cannot be"),
+        ({"p": part("w", [4, 3], [-1, 0])}, "cannot be"),
+        ({"p": part("w", [4, 3], [0])}, "cannot be"),
+        ({"p": part(7, [4, 3], [0, 0])}, "cannot be"),
+        ({"p": 3}, "cannot be"),
+        ({"nothing": part("w", [4, 3], [0, 0])}, "cannot be"),
+    ],
+)
+def test_parts_that_make_no_tensor_are_refused(parts, message):
+    rows = [checkpoint_files.saving.source(name, np.ones((2, 3))) for name in ("p", "q")]
+    store = MemoryStore()
+    checkpoint_files.saving.write_file(store, "m.safetensors", rows, {PARTS: json.dumps(parts)})
+    with pytest.raises(MetadataError, match=message):
+        safe_open(TensorFiles(store, ["m.safetensors"]), "np").get_tensor("w")
+
+
+def test_parts_in_any_arrangement_make_a_tensor():
+    """Also one that is no grid, which then is no array."""
+    values = np.arange(24.0).reshape(4, 6)
+    boxes = {"a": (0, 0, 2, 4), "b": (0, 4, 3, 2), "c": (2, 0, 2, 4), "d": (3, 4, 1, 2)}
+    parts = {n: part("w", [4, 6], [i, j]) for n, (i, j, _, _) in boxes.items()}
+    rows = [checkpoint_files.saving.source(name, values[i : i + h, j : j + w].copy())
+            for name, (i, j, h, w) in boxes.items()]  # fmt: skip
+    store = MemoryStore()
+    checkpoint_files.saving.write_file(store, "m.safetensors", rows, {PARTS: json.dumps(parts)})
+    files = TensorFiles(store, ["m.safetensors"])
+    file = safe_open(files, "np", verify="full")
+    assert file.keys() == ["w"]
+    same(file.get_tensor("w"), values)
+    same(file.get_slice("w")[1:4, 2:5], values[1:4, 2:5])
+    with pytest.raises(UnsupportedError, match="no grid"):
+        file.group()["w"]
+
+
+def test_objects_do_not_run_over_their_buffers(tmp_path):
+    save_file({"w": np.ones(5)}, tmp_path / "m.safetensors")
+    store = zarr_gpu.open_group(tmp_path / "m.safetensors").store
+    assert list(store.fill(["w/c/0", "w/c/1"], [memoryview(bytearray(40))] * 2)) == [40, -1]
+    with pytest.raises(zarr_gpu.errors.LimitError):
+        list(store.fill(["w/c/0"], [memoryview(bytearray(39))]))
