@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import tracemalloc
 
 import ml_dtypes
 import numpy as np
@@ -418,3 +419,33 @@ def test_objects_do_not_run_over_their_buffers(tmp_path):
     assert list(store.fill(["w/c/0", "w/c/1"], [memoryview(bytearray(40))] * 2)) == [40, -1]
     with pytest.raises(zarr_gpu.errors.LimitError):
         list(store.fill(["w/c/0"], [memoryview(bytearray(39))]))
+
+
+def test_files_behind_urls(tmp_path):
+    url = "memory://checkpoints/m.safetensors"
+    tensors = {"w": some("f4", (40, 50)), "b": some("i2", (3,)), "c": some("u1", (90, 70))}
+    save_file(tensors, url, {"k": "v"})
+    for name, values in load_file(url, framework="np", verify="full").items():
+        same(values, tensors[name])
+    with safe_open(url, "np") as file:
+        same(file.get_slice("w")[3:9, 5:20], tensors["w"][3:9, 5:20])
+    group = zarr_gpu.open_group(url, mode="r")
+    np.testing.assert_array_equal(group["c"][::7, 2:5], tensors["c"][::7, 2:5])
+    assert group.attrs["k"] == "v"
+
+
+@pytest.mark.parametrize("cut", [..., np.s_[:, 100:300]])
+def test_a_load_takes_no_memory_beside_the_tensors(tmp_path, cut):
+    values = some("f4", (3000, 1000))
+    save_file({"w": values}, tmp_path / "m.safetensors")
+    into = np.empty_like(values[cut])
+    with safe_open(tmp_path / "m.safetensors", "np") as file:
+        file.load_into({"w": into}, {"w": cut})
+        tracemalloc.start()
+        try:
+            file.load_into({"w": into}, {"w": cut})
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    same(into, np.ascontiguousarray(values[cut]))
+    assert peak < 1 << 20
