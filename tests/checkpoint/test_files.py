@@ -413,6 +413,23 @@ def test_parts_in_any_arrangement_make_a_tensor():
         file.group()["w"]
 
 
+def test_types_of_parts_and_of_several_files(tmp_path):
+    """Each file says of its own tensors what the format lacks."""
+    values = np.arange(8).astype("c16").reshape(4, 2) * (1 + 1j)
+    for name, rows in (("a", slice(0, 1)), ("b", slice(1, 4))):
+        offset = [rows.start, 0, 0]
+        parts = {f"w{offset}": part("w", [4, 2, 2], offset)}
+        tensors = {f"w{offset}": values[rows], f"{name}.int4": some(ml_dtypes.int4, (3,))}
+        sources = [checkpoint_files.saving.source(n, t) for n, t in tensors.items()]
+        store = zarr_gpu.stores.local.LocalStore(tmp_path)
+        metadata = {PARTS: json.dumps(parts)}
+        checkpoint_files.saving.write_file(store, f"{name}.safetensors", sources, metadata)
+    found = load_file([tmp_path / "a.safetensors", tmp_path / "b.safetensors"], framework="np")
+    same(found["w"], values)
+    for name in ("a", "b"):
+        same(found[f"{name}.int4"], some(ml_dtypes.int4, (3,)))
+
+
 def test_objects_do_not_run_over_their_buffers(tmp_path):
     save_file({"w": np.ones(5)}, tmp_path / "m.safetensors")
     store = zarr_gpu.open_group(tmp_path / "m.safetensors").store

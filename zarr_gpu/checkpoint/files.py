@@ -371,11 +371,18 @@ def open_face(files: TensorFiles, *, device: str | None = None) -> Group:
 
 def logical_types(files: TensorFiles) -> dict[str, str]:
     """Types that the format lacks, by the tensor's name. Raises MetadataError."""
-    text = files.metadata.get(saving.TYPE_NAMES)
-    if text is None:
-        return {}
-    types = load(text.encode(), saving.TYPE_NAMES)
-    for name, logical in types.items():
+    found: dict[str, str] = {}
+    for key, header in zip(files.keys, files.headers, strict=True):
+        text = header.metadata.get(saving.TYPE_NAMES)
+        if text is not None:
+            found.update(_types_of_file(files, load(text.encode(), f"{key}: {saving.TYPE_NAMES}")))
+    return found
+
+
+def _types_of_file(files: TensorFiles, types: Mapping[str, Any]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for part, logical in types.items():
+        name = files.whole_name(part)
         if name not in files:
             continue
         expected = LOGICAL.get(logical) if isinstance(logical, str) else None
@@ -383,7 +390,8 @@ def logical_types(files: TensorFiles) -> dict[str, str]:
         n = 0 if expected is None else len(tensor.shape) - len(expected[1])
         if expected is None or n < 0 or (tensor.code, tensor.shape[n:]) != expected:
             raise MetadataError(f"{saving.TYPE_NAMES}: {name!r} cannot be {logical!r}")
-    return types  # type: ignore[return-value]  # of text
+        found[name] = logical
+    return found
 
 
 def parse_slices(selection: Any, shape: tuple[int, ...]) -> tuple[Box, tuple[int, ...]]:

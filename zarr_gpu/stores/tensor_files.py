@@ -70,6 +70,7 @@ class TensorFiles:
         self._weight_map = weight_map
         self._parts: dict[str, list[tuple[Part, tuple[int, ...]]]] = {}
         self._tensors: dict[str, Tensor] = {}
+        self._wholes: dict[str, str] = {}
         with ExitStack() as opened:
             columns = [self._open(key, opened) for key in self.keys]
             opened.pop_all()
@@ -136,6 +137,7 @@ class TensorFiles:
                 offset, shape = tuple(part["offset"]), tuple(part["shape"])
                 piece = Part(row, offset, header.shapes[row - at])
                 self._parts.setdefault(part["of"], []).append((piece, shape))
+                self._wholes[name] = part["of"]
             elif self._weight_map is None or self._weight_map.get(name) == key:
                 rows[name] = row
 
@@ -181,6 +183,11 @@ class TensorFiles:
         if filled != math.prod(shape) or _overlap(parts):
             raise MetadataError(f"the parts of {name!r} do not make up {list(shape)}")
         return self._tensors.setdefault(name, Tensor(name, codes.pop(), shape, parts))
+
+    def whole_name(self, name: str) -> str:
+        """The tensor that ``name`` is a part of; ``name`` itself where it is none."""
+        len(self.rows)  # which collects the parts
+        return self._wholes.get(name, name)
 
     def place(self, row: int) -> str:
         """Where a row's bytes are, for messages."""
