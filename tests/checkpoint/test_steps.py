@@ -87,6 +87,16 @@ def test_deep_and_cyclic_states_are_errors():
         flatten(state)
 
 
+@pytest.mark.parametrize("depth", [5_000, 100_000])
+def test_manifests_that_are_nested_too_deep_are_errors(tmp_path, depth):
+    save({"a": np.ones(3)}, tmp_path / "s")
+    manifest = tmp_path / "s/checkpoint.json"
+    text = manifest.read_text().replace('{"a"', "[" * depth + '{"a"')
+    manifest.write_text(text.replace('"np"}}', '"np"}}' + "]" * depth))
+    with pytest.raises(CheckpointError, match=r"nested too deep|no valid JSON"):
+        load(tmp_path / "s", framework="np")
+
+
 def test_shared_tensors_are_stored_once(tmp_path):
     w = np.ones((100, 100), "f4")
     save({"embedding": w, "head": w, "view": w[:50]}, tmp_path / "s")

@@ -103,8 +103,8 @@ def save_flat(
     for name in [] if old is None else old_files(old):
         if name not in names:
             store.delete(name)
-    if names == ["model.safetensors"] and old is not None:
-        store.delete(INDEX)
+    if names == ["model.safetensors"]:
+        store.delete(INDEX)  # of a save that was interrupted
 
 
 def _split(sources: list[saving.Source], most: int) -> list[list[saving.Source]]:
@@ -192,7 +192,7 @@ def load(
     with safe_open(files, "np", device, verify=verify) as opened:
         if into is not None:
             return _load_into(opened, tree, into)
-        wanted = dict.fromkeys(tensor_names(tree))
+        wanted = tensor_names(tree)
         found: dict[tuple[str, str], Any] = {}
         for of in dict.fromkeys(of for _, of in wanted):
             some = [name for name, other in wanted if other == of]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,13 +125,20 @@ def _shown(path: tuple[object, ...]) -> str:
 
 def restore(tree: JSON, tensor: Callable[[str, str], Any]) -> Any:
     """The state; ``tensor(name, framework)`` gives the tensors. Raises CheckpointError."""
+    try:
+        return _restore(tree, tensor)
+    except RecursionError:
+        raise CheckpointError("the state of the checkpoint is nested too deep") from None
+
+
+def _restore(tree: JSON, tensor: Callable[[str, str], Any]) -> Any:
     if isinstance(tree, list):
-        return [restore(item, tensor) for item in tree]
+        return [_restore(item, tensor) for item in tree]
     if not isinstance(tree, Mapping):
         return tree
     kind = next(iter(tree), "")
     if not kind.startswith("$"):
-        return {key: restore(value, tensor) for key, value in tree.items()}
+        return {key: _restore(value, tensor) for key, value in tree.items()}
     try:
         return _restore_marked(kind, tree, tensor)
     except (TypeError, ValueError, KeyError) as error:
@@ -146,30 +153,33 @@ def _restore_marked(kind: str, tree: Mapping[str, Any], tensor: Callable[[str, s
         found = tensor(value, tree["of"])
         return found[()] if tree.get("scalar") and isinstance(found, np.ndarray) else found
     if kind == "$tuple":
-        return tuple([restore(item, tensor) for item in value])
+        return tuple([_restore(item, tensor) for item in value])
     if kind == "$dict":
-        return {restore(key, tensor): restore(item, tensor) for key, item in value}
+        return {_restore(key, tensor): _restore(item, tensor) for key, item in value}
     if kind == "$bytes":
         return base64.b64decode(value)
     if kind == "$float":
         return {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[value]
     if kind == "$complex":
-        real, imag = (restore(item, tensor) for item in value)
+        real, imag = (_restore(item, tensor) for item in value)
         return complex(real, imag)
     raise CheckpointError(f"the state of the checkpoint has an unknown mark {kind!r}")
 
 
-def tensor_names(tree: JSON) -> Iterator[tuple[str, str]]:
-    """``(name, framework)`` of every tensor in a tree; shared ones come again."""
-    if isinstance(tree, list):
-        for item in tree:
-            yield from tensor_names(item)
-    elif isinstance(tree, Mapping):
-        if "$tensor" in tree:
-            yield str(tree["$tensor"]), str(tree.get("of"))
-        else:
-            for item in tree.values():
-                yield from tensor_names(item)
+def tensor_names(tree: JSON) -> list[tuple[str, str]]:
+    """``(name, framework)`` of every tensor in a tree, each once."""
+    found: dict[tuple[str, str], None] = {}
+    left = [tree]
+    while left:
+        item = left.pop()
+        if isinstance(item, list):
+            left.extend(item)
+        elif isinstance(item, Mapping):
+            if "$tensor" in item:
+                found[str(item["$tensor"]), str(item.get("of"))] = None
+            else:
+                left.extend(item.values())
+    return list(found)
 
 
 def update(
