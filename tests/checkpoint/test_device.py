@@ -138,3 +138,16 @@ def test_tensors_become_arrays_of_the_device(tmp_path, tensors, monkeypatch):
             assert runtime.to_host(found[name]).tobytes() == values.tobytes(), name
             assert found[name].shape == values.shape
         assert runtime.to_host(part).tobytes() == tensors["large"][3:9, 10:20].tobytes()
+
+
+def test_compressed_tensors_are_decoded_on_the_device(tmp_path, tensors, monkeypatch):
+    pytest.importorskip("cupy", reason="CuPy is not installed")
+    save_file(tensors, tmp_path / "m.zarr", compression="zstd")
+    with emulated(monkeypatch) as runtime:
+        with safe_open(tmp_path / "m.zarr", "cupy", "cuda:0") as file:
+            found = file.get_tensors(["large", "odd", "small.0", "small.7"])
+            part = file.get_slice("large")[3:9, 10:20]
+        for name, array in found.items():
+            assert runtime.to_host(array).tobytes() == tensors[name].tobytes(), name
+        assert runtime.to_host(part).tobytes() == tensors["large"][3:9, 10:20].tobytes()
+        assert runtime.counts.launches

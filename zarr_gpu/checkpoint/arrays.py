@@ -202,12 +202,12 @@ class ArrayTensors:
         return cls(group.store, arrays, group)
 
     @classmethod
-    def of_directory(cls, store: Store) -> ArrayTensors | None:
+    def of_directory(cls, store: Store, device: str | None = None) -> ArrayTensors | None:
         """Arrays in a directory that is no group, as Orbax writes them; None without any."""
         names = [name for number in (3, 2) for name in member_names(store, "", number)]
         arrays = {}
         for name in names:
-            node = api.open(store, path=name, mode="r")
+            node = api.open(store, path=name, mode="r", device=device)
             if isinstance(node, Array):
                 arrays[name] = node
         return cls(store, arrays, None) if arrays else None
@@ -250,7 +250,7 @@ class ArrayLoad:
 
     def __init__(self, arrays: Mapping[str, Array]) -> None:
         self._arrays = arrays
-        self._wanted: list[tuple[Array, Any, memoryview]] = []
+        self._wanted: list[tuple[Array, Any, Any]] = []
 
     def add(self, tensor: Tensor, memory: memoryview) -> None:
         if len(memory):
@@ -261,6 +261,12 @@ class ArrayLoad:
             array = self._arrays[tensor.name]
             selection = tuple(slice(a, a + n) for a, n in box[: len(array.shape)])
             self._wanted.append((array, selection, memory))
+
+    def add_array(self, tensor: Tensor, box: Box | None, into: Any) -> None:
+        """All of a tensor, or a box of it, decoded to an array of a device."""
+        selection = ... if box is None else tuple(slice(a, a + n) for a, n in box)
+        if math.prod(into.shape):
+            self._wanted.append((self._arrays[tensor.name], selection, into))
 
     def run(self) -> None:
         for array, selection, memory in self._wanted:

@@ -19,10 +19,10 @@ import numpy as np
 
 from zarr_gpu.api import open_group
 from zarr_gpu.checkpoint import saving
-from zarr_gpu.checkpoint.arrays import ArrayTensors, save_arrays
+from zarr_gpu.checkpoint.arrays import ArrayLoad, ArrayTensors, save_arrays
 from zarr_gpu.checkpoint.described import LOGICAL, Described, OnDevice, Target, described_shape
 from zarr_gpu.checkpoint.device_loading import DeviceLoad
-from zarr_gpu.checkpoint.frameworks import Framework, framework_of, get_framework
+from zarr_gpu.checkpoint.frameworks import Framework, device_name, framework_of, get_framework
 from zarr_gpu.checkpoint.loading import Box, Load
 from zarr_gpu.checkpoint.verifying import Verify, check_verify, row_checker, verify_loaded
 from zarr_gpu.errors import (
@@ -30,7 +30,6 @@ from zarr_gpu.errors import (
     GroupNotFoundError,
     MetadataError,
     SelectionError,
-    UnsupportedError,
 )
 from zarr_gpu.group import Group
 from zarr_gpu.metadata.json import load
@@ -149,7 +148,7 @@ class safe_open:  # noqa: N801 - the name that users know
         self._framework: Framework = get_framework(framework)
         self._device = device
         self._verify = check_verify(verify)
-        self.files = open_tensors(path)
+        self.files = open_tensors(path, device_name(self._framework, device))
 
     def __enter__(self) -> Self:
         return self
@@ -276,7 +275,9 @@ class safe_open:  # noqa: N801 - the name that users know
             if box is not None:
                 extra = described.shape[len(described_shape(described)) :]
                 box = (*box, *((0, n) for n in extra))
-            if target.on is not None:
+            if target.on is not None and isinstance(plan, ArrayLoad):
+                plan.add_array(tensor, box, target.tensor())
+            elif target.on is not None:
                 self._on_device(on_devices, target.on, tensor, box)
             elif box is None:
                 whole[name] = target.memory
@@ -294,8 +295,7 @@ class safe_open:  # noqa: N801 - the name that users know
     ) -> None:
         """Plan a tensor, or a part of it, for the device's memory."""
         files = self.files
-        if isinstance(files, ArrayTensors):
-            raise UnsupportedError("Zarr hierarchies are loaded to a device by their own arrays")
+        assert isinstance(files, TensorFiles)  # noqa: S101 - the other kind plans itself
         plan = loads.get(id(on.engine))
         if plan is None:
             check = None if self._verify == "none" else row_checker(files)
@@ -332,8 +332,8 @@ class TensorSlice:
         return self._file._slice(self._name, selection)  # noqa: SLF001
 
 
-def open_tensors(path: Any) -> TensorFiles | ArrayTensors:
-    """What ``path`` stands for: see :class:`safe_open`."""
+def open_tensors(path: Any, device: str | None = None) -> TensorFiles | ArrayTensors:
+    """What ``path`` stands for: see :class:`safe_open`. Arrays are decoded on ``device``."""
     if isinstance(path, TensorFiles | ArrayTensors):
         return path
     if isinstance(path, Group):
@@ -350,9 +350,9 @@ def open_tensors(path: Any) -> TensorFiles | ArrayTensors:
         if isinstance(path, str | os.PathLike) and not os.path.lexists(path):
             raise FileNotFoundError(f"no file or directory {os.fspath(path)!r}")
         try:
-            return ArrayTensors.of_group(open_group(store, mode="r"))
+            return ArrayTensors.of_group(open_group(store, mode="r", device=device))
         except GroupNotFoundError:
-            arrays = ArrayTensors.of_directory(store)
+            arrays = ArrayTensors.of_directory(store, device)
             if arrays is not None:
                 return arrays
             raise CheckpointError(

@@ -319,6 +319,14 @@ def device_backend(device: Any) -> Any:
     return get_backend(str(name))
 
 
+def device_name(framework: Framework, device: Any) -> str | None:
+    """The card that tensors of a framework go to, as our arrays call it; None: none."""
+    if framework.name == "cupy" and device in (None, "cpu"):
+        return "cuda"
+    text = f"cuda:{device}" if isinstance(device, int) else str(device)
+    return text if text.startswith("cuda") else None
+
+
 def _engine(index: int | None) -> Engine:
     engine: Engine = device_backend(index or 0).engine
     return engine
