@@ -466,3 +466,18 @@ def test_a_load_takes_no_memory_beside_the_tensors(tmp_path, cut):
             tracemalloc.stop()
     same(into, np.ascontiguousarray(values[cut]))
     assert peak < 1 << 20
+
+
+def test_directories_that_are_zarr_groups_stay_that(tmp_path):
+    save_file({"w": np.ones(3)}, tmp_path / "model.safetensors")
+    assert list(zarr_gpu.open_group(tmp_path, mode="r")) == ["w"]
+    zarr_gpu.open_group(tmp_path, mode="w-").create_array("other", data=np.zeros(2))
+    assert list(zarr_gpu.open_group(tmp_path, mode="r")) == ["other"]
+    assert list(load_file(tmp_path / "model.safetensors", framework="np")) == ["w"]
+
+
+def test_files_that_are_only_called_like_ours(tmp_path):
+    (tmp_path / "checkpoint.json").write_text('{"step": 3}')
+    group = zarr_gpu.open_group(tmp_path, mode="a")
+    group.create_array("x", data=np.zeros(2))
+    assert list(zarr_gpu.open_group(tmp_path, mode="r")) == ["x"]

@@ -6,7 +6,7 @@ Knows every store and no Zarr.
 (MemoryStore(0 objects), '')
 """
 
-# ruff: noqa: PTH110, PTH112, PTH113, PTH118, PTH119 - paths stay text
+# ruff: noqa: PTH112, PTH113, PTH118, PTH119 - paths stay text
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeAlias
 from zarr_gpu.stores.base import Store, check_key
 
 TENSOR_FILES = (".safetensors", ".safetensors.index.json")
+_DOCUMENTS = ("zarr.json", ".zgroup", ".zarray")
 TENSOR_FILES_OF_MODELS = ("checkpoint.json", "model.safetensors.index.json", "model.safetensors")
 """What our checkpoints and directories of Hugging Face hold."""
 StoreLike: TypeAlias = Store | str | os.PathLike[str] | MutableMapping[str, bytes] | Any
@@ -96,11 +97,19 @@ def _tensor_file(path: str) -> str:
     """
     if path.endswith(TENSOR_FILES):
         return os.path.basename(path) if os.path.isfile(path) else ""
+    if any(os.path.lexists(os.path.join(path, name)) for name in _DOCUMENTS):
+        return ""
     for name in TENSOR_FILES_OF_MODELS:
-        if os.path.isfile(os.path.join(path, name)):
-            nodes = ("zarr.json", ".zgroup", ".zarray")
-            return "" if any(os.path.exists(os.path.join(path, n)) for n in nodes) else name
+        file = os.path.join(path, name)
+        if os.path.isfile(file) and (name != "checkpoint.json" or _is_ours(file)):
+            return name
     return ""
+
+
+def _is_ours(manifest: str) -> bool:
+    """Other programs have files of this name, too."""
+    with open(manifest, "rb") as file:  # noqa: PTH123 - paths stay text
+        return file.read(64).startswith(b'{"zarr_gpu_checkpoint"')
 
 
 def _tensors(files: Store, name: str) -> Store:
