@@ -63,11 +63,18 @@ def test_hierarchies_come_back(tmp_path, tensors, compression, monkeypatch):
             == values[100:500, 3:40].tobytes()
         )
         assert file.offset_keys() == file.keys()
-    theirs = zarr.open_array(path / "layer%2F0", mode="r")
-    np.testing.assert_array_equal(theirs[5:9], tensors["layer/0"][5:9])
+    theirs = zarr.open_group(path, mode="r")
+    np.testing.assert_array_equal(theirs["layer%2F0"][5:9], tensors["layer/0"][5:9])
     spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path / "embed.weight")}}
     array = tensorstore.open(spec).result()
     assert array.read().result().tobytes() == values.tobytes()
+
+
+def test_hierarchies_of_types_that_all_know_are_consolidated(tmp_path):
+    for name, dtype in (("plain", "f4"), ("ml", ml_dtypes.bfloat16)):
+        save_file({"w": weights((4, 4), dtype)}, tmp_path / name, compression="none")
+        document = json.loads((tmp_path / name / "zarr.json").read_text())
+        assert ("consolidated_metadata" in document) == (name == "plain")
 
 
 def test_a_damaged_chunk_of_a_hierarchy_is_found(tmp_path):

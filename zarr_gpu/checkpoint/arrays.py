@@ -22,6 +22,7 @@ from zarr_gpu.checkpoint.loading import Box
 from zarr_gpu.checkpoint.saving import Source
 from zarr_gpu.errors import CheckpointError, MetadataError, UnsupportedError
 from zarr_gpu.group import Group
+from zarr_gpu.metadata.dtype_names import ML_NAMES
 from zarr_gpu.metadata.safetensors import TYPES
 from zarr_gpu.nodes import member_names
 from zarr_gpu.stores.base import Store
@@ -116,7 +117,7 @@ def save_arrays(
     link: float | None,
     checksum: bool,
 ) -> None:
-    """A hierarchy at ``path`` instead of what was there, consolidated at last."""
+    """A hierarchy at ``path`` instead of what was there."""
     if compression not in ("auto", "zstd", "none"):
         raise ValueError(f"compression has to be auto, zstd or none, found {compression!r}")
     for source in sources:
@@ -149,7 +150,9 @@ def save_arrays(
         )
         if source.nbytes:
             array[...] = np.frombuffer(source.memory(), array.dtype).reshape(shape)
-    api.consolidate_metadata(group.store, group.path)
+    # zarr-python opens no group whose consolidated metadata have one type that it lacks.
+    if not any(_zarr_name(type_name(source.described)) in ML_NAMES for source in sources):
+        api.consolidate_metadata(group.store, group.path)
 
 
 def _zarr_name(name: str) -> str:
