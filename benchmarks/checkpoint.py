@@ -356,12 +356,13 @@ def write(tables: Mapping[str, Any], gigabytes: float, repeats: int) -> None:
         ["git", "rev-parse", "--short", "HEAD"],  # noqa: S607 - git of this machine
         capture_output=True, text=True, check=False, cwd=RESULTS,
     ).stdout.strip()  # fmt: skip
+    date = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     document = {
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "commit": commit,
+        "date": date, "commit": commit,
         "python": platform.python_version(), "cores": os.cpu_count(), "load": os.getloadavg(),
         "versions": versions, "gigabytes": gigabytes, "repeats": repeats, "tables": tables,
     }  # fmt: skip
-    target = RESULTS / f"checkpoint-{document['date'][:10]}.json"  # type: ignore[index]
+    target = RESULTS / f"checkpoint-{date[:10]}.json"
     target.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     print(f"\n{target}")
 

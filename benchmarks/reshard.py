@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,7 @@ def _cpu() -> float:
 
 def group(verb: str, ranks: int, axis: int, options: Any, folder: str) -> dict[str, Any]:
     """Medians of one step, by storage."""
-    store = tempfile.mktemp(dir=folder)  # noqa: S306 - the group makes it
+    store = f"{folder}/{uuid.uuid4().hex}"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     started = []
     for rank in range(ranks):

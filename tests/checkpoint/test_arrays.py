@@ -77,6 +77,16 @@ def test_hierarchies_of_types_that_all_know_are_consolidated(tmp_path):
         assert ("consolidated_metadata" in document) == (name == "plain")
 
 
+@pytest.mark.parametrize("compression", ["zstd", "none"])
+@pytest.mark.parametrize("checksum", [True, False])
+def test_checksums_of_hierarchies_are_a_choice(tmp_path, compression, checksum):
+    path = tmp_path / "m.zarr"
+    save_file({"w": weights((4, 4), "f4")}, path, compression=compression, checksum=checksum)
+    codecs = [codec["name"] for codec in json.loads((path / "w/zarr.json").read_text())["codecs"]]
+    assert ("crc32c" in codecs) == checksum
+    assert ("blosc" in codecs) == (compression == "zstd")
+
+
 def test_a_damaged_chunk_of_a_hierarchy_is_found(tmp_path):
     save_file({"w": weights((64, 64))}, tmp_path / "m.zarr", compression="zstd")
     chunk = tmp_path / "m.zarr/w/c/0/0"

@@ -62,13 +62,10 @@ def compressors(described: Described) -> list[dict[str, Any]]:
     """The codecs of compressed tensors of a type, in the words of format 3."""
     itemsize = max(1, TYPES[described.code].bits // 8)
     if itemsize == 1:
-        return [
-            {"name": "zstd", "configuration": {"level": 1, "checksum": False}},
-            {"name": "crc32c"},
-        ]
+        return [{"name": "zstd", "configuration": {"level": 1, "checksum": False}}]
     settings = {"cname": "zstd", "clevel": 1, "shuffle": "shuffle"}
     sizes = {"typesize": itemsize, "blocksize": itemsize * BLOCK_NBYTES}
-    return [{"name": "blosc", "configuration": {**settings, **sizes}}, {"name": "crc32c"}]
+    return [{"name": "blosc", "configuration": {**settings, **sizes}}]
 
 
 def choose(sources: Iterable[Source], link: float) -> Choice:
@@ -143,7 +140,7 @@ def save_arrays(
             dtype=_zarr_name(type_name(described)),
             chunks=chunks,
             shards=shards,
-            compressors=compressors(described) if compress else checks,
+            compressors=[*(compressors(described) if compress else []), *checks],
             fill_value=1.0 if described.code == "F8_E8M0" else None,  # it has no zero
             attributes={} if node == source.name else {"zarr_gpu": {"tensor": source.name}},
             config={"write_empty_chunks": True},

@@ -11,8 +11,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from zarr_gpu.checkpoint.files import load_file, open_tensors, safe_open, save_file
-from zarr_gpu.checkpoint.frameworks import get_framework
+from zarr_gpu.checkpoint.files import open_tensors, safe_open, save_file
+from zarr_gpu.checkpoint.frameworks import get_torch
 from zarr_gpu.checkpoint.models import shared_names
 from zarr_gpu.checkpoint.steps import save
 from zarr_gpu.errors import CheckpointError
@@ -43,7 +43,7 @@ def load_torch(path: str) -> dict[str, Any]:
     """Tensors of a file of ``torch.save`` by their paths in it. No code in the file is run."""
     import pickle
 
-    torch = get_framework("pt").module  # type: ignore[attr-defined]
+    torch = get_torch().module
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except RuntimeError:  # the format before PyTorch 1.6 cannot be mapped
@@ -87,7 +87,7 @@ def convert(source: Any, target: Any, *, compression: str | None = None) -> int:
         kept, _ = shared_names(tensors)
         save_file(kept, target, metadata, compression=compression or "auto")
     elif text.endswith(TORCH):
-        get_framework("pt").module.save(tensors, text)  # type: ignore[attr-defined]
+        get_torch().module.save(tensors, text)
     elif text.endswith(".npz"):
         import numpy as np
 
@@ -128,6 +128,3 @@ def references(path: Any) -> dict[str, Any]:
         found[key] = [located.path[i], int(located.offset[i]), int(located.nbytes[i])]
     store.close()
     return {"version": 1, "refs": {"zarr.json": json.dumps(root), **found}}
-
-
-__all__ = ["convert", "load_file", "load_tensors", "load_torch", "references"]

@@ -45,12 +45,12 @@ from zarr_gpu._types import JSON
 from zarr_gpu.checkpoint import saving, steps
 from zarr_gpu.checkpoint.described import Described, described_shape
 from zarr_gpu.checkpoint.files import safe_open
-from zarr_gpu.checkpoint.frameworks import get_framework
+from zarr_gpu.checkpoint.frameworks import get_torch
 from zarr_gpu.checkpoint.tree import flatten, restore
 from zarr_gpu.checkpoint.verifying import Verify
 from zarr_gpu.errors import CheckpointError
 from zarr_gpu.stores.base import Store
-from zarr_gpu.stores.tensor_files import INDEX, PARTS
+from zarr_gpu.stores.tensor_files import INDEX, PARTS, TensorFiles
 
 VALUES = "values"
 """Member of the manifest: what is no tensor, by name."""
@@ -178,7 +178,7 @@ def _plain_value(planner: SavePlanner, item: WriteItem) -> JSON:
 
 def _stored_shape(tensor: Any, shape: tuple[int, ...], *, zero: bool = False) -> tuple[int, ...]:
     """``shape`` (or an offset) of a tensor of the same type, as it is in the file."""
-    described = get_framework("pt").describe(tensor)
+    described = get_torch().describe(tensor)
     extra = len(described.shape) - len(described_shape(described))
     if described.code == "F4" and shape:  # two elements in each of PyTorch's
         shape = (*shape[:-1], 2 * shape[-1])
@@ -188,7 +188,7 @@ def _stored_shape(tensor: Any, shape: tuple[int, ...], *, zero: bool = False) ->
 class ZarrReader(StorageReader):  # type: ignore[misc]  # PyTorch is not seen by the type checker
     """Reads a checkpoint of :class:`ZarrWriter`, of :func:`save` or of any safetensors files.
 
-    ``verify``: compare checksums (``full`` reads every file once, on each rank).
+    ``verify``: compare checksums, of the tensors that a rank reads as a whole.
     """
 
     def __init__(self, path: Any, *, verify: Verify = "none") -> None:
@@ -212,22 +212,22 @@ class ZarrReader(StorageReader):  # type: ignore[misc]  # PyTorch is not seen by
         self._opened = None
 
     def _open(self) -> tuple[safe_open, Mapping[str, Any]]:
+        """The files, which stay open until they have been read, and the manifest."""
         store = steps.folder_store(self.path)
-        manifest = steps.read_manifest(store, required=False)
-        if manifest is None:
-            return safe_open(self.path, "pt", verify=self._verify), {}
-        files, manifest = steps.open_checkpoint(store)
-        return safe_open(files, "pt", verify=self._verify), manifest
+        manifest = steps.read_manifest(store, required=False) or {}
+        files = TensorFiles(store, steps.old_files(manifest)) if manifest else self.path
+        self._opened = safe_open(files, "pt", verify=self._verify)
+        self._values = manifest.get(VALUES, {})
+        return self._opened, manifest
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         self._close()
-        self._opened, manifest = self._open()
-        values = manifest.get(VALUES, {})
-        found: dict[str, Any] = {name: BytesStorageMetadata() for name in values}
-        framework = get_framework("pt")
-        for name in self._opened:
-            described = self._opened.describe(name)
-            dtype, shape = framework.own(described)  # type: ignore[attr-defined]
+        opened, manifest = self._open()
+        found: dict[str, Any] = {name: BytesStorageMetadata() for name in self._values}
+        framework = get_torch()
+        for name in opened:
+            described = opened.describe(name)
+            dtype, shape = framework.own(described)
             size = torch.Size(shape)
             chunk = ChunkStorageMetadata(torch.Size([0] * len(shape)), size)
             found[name] = TensorStorageMetadata(TensorProperties(dtype), size, [chunk])
@@ -237,11 +237,8 @@ class ZarrReader(StorageReader):  # type: ignore[misc]  # PyTorch is not seen by
     def set_up_storage_reader(
         self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any
     ) -> None:
-        if self._opened is None:
-            self._opened, manifest = self._open()
-        else:
-            manifest = steps.read_manifest(steps.folder_store(self.path), required=False) or {}
-        self._values = manifest.get(VALUES, {})
+        if self._opened is None:  # not the coordinator
+            self._open()
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
         return plan

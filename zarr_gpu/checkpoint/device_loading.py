@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from zarr_gpu.device.engine import Engine
     from zarr_gpu.device.memory import Slab
+    from zarr_gpu.device.runtime import Stream
 
 UNIT_NBYTES = 16 << 20
 """Bytes of a slab; as many share a checksum."""
@@ -106,15 +107,14 @@ class DeviceLoad:
                 self._copy(*pending.popleft(), stream)
         finally:
             for _, slab, future in pending:
-                if future.cancel() or future.exception() is not None or future.done():
-                    slab.release()
-                else:
-                    slab.forget()
+                if not future.cancel():
+                    future.exception()  # waits: nothing is written to the slab any more
+                slab.release()
             with engine.lock:
                 end = stream.record()
             end.wait()
 
-    def _copy(self, unit: _Unit, slab: Slab, future: Future[None], stream: object) -> None:
+    def _copy(self, unit: _Unit, slab: Slab, future: Future[None], stream: Stream) -> None:
         """Queue the copies of a filled slab."""
         runtime = self._engine.runtime
         try:
@@ -124,8 +124,8 @@ class DeviceLoad:
             raise
         with self._engine.lock:
             for at, ptr, nbytes in unit.copies:
-                runtime.upload(ptr, slab.array[at : at + nbytes], stream)  # type: ignore[arg-type]
-            slab.retire(stream.record())  # type: ignore[attr-defined]
+                runtime.upload(ptr, slab.array[at : at + nbytes], stream)
+            slab.retire(stream.record())
 
     def _units(self) -> Iterator[_Unit]:
         files = self._files

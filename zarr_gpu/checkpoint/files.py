@@ -329,7 +329,7 @@ class TensorSlice:
         return self._described.logical or self._described.code
 
     def __getitem__(self, selection: Any) -> Any:
-        return self._file._slice(self._name, selection)  # noqa: SLF001
+        return self._file._slice(self._name, selection)  # noqa: SLF001 - a part of it
 
 
 def open_tensors(path: Any, device: str | None = None) -> TensorFiles | ArrayTensors:

@@ -210,8 +210,8 @@ class _Torch:
         if tuple(own.shape) != dtype_shape[1]:
             raise ValueError(f"the tensor has shape {list(own.shape)}, stored is {dtype_shape[1]}")
         if own.device.type == "meta":
-            target = self.new(described, device)
-            return Target(target.memory, lambda: target.tensor().to(own.dtype))
+            made = self.new(described, device)
+            return made._replace(tensor=lambda: made.tensor().to(own.dtype))
         plain = own.is_contiguous() and own.dtype == dtype_shape[0]
         plain = plain and not own.is_conj() and not own.is_neg()
         if plain and own.device.type == "cuda":
@@ -305,7 +305,8 @@ class _CuPy(_NumPy):
         return self._cupy.asnumpy(tensor)
 
     def storage(self, tensor: Any) -> object:
-        return (tensor.data.ptr, tensor.shape, tensor.strides, str(tensor.dtype))
+        where = tensor.data.ptr
+        return (where, tensor.shape, tensor.strides, str(tensor.dtype)) if tensor.size else None
 
 
 def device_backend(device: Any) -> Any:
@@ -357,6 +358,13 @@ def get_framework(name: str | None = None) -> Framework:
     if name not in _CLASSES:
         raise ValueError(f"framework has to be one of {', '.join(_CLASSES)}, found {name!r}")
     return _made(_CLASSES[name])
+
+
+def get_torch() -> _Torch:
+    """PyTorch, with what only that has."""
+    torch = _made(_Torch)
+    assert isinstance(torch, _Torch)  # noqa: S101 - what was made
+    return torch
 
 
 def framework_of(tensor: Any) -> Framework:
