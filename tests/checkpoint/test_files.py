@@ -436,6 +436,9 @@ def test_objects_do_not_run_over_their_buffers(tmp_path):
     assert list(store.fill(["w/c/0", "w/c/1"], [memoryview(bytearray(40))] * 2)) == [40, -1]
     with pytest.raises(zarr_gpu.errors.LimitError):
         list(store.fill(["w/c/0"], [memoryview(bytearray(39))]))
+    document = bytearray(2000)
+    (n,) = store.fill(["w/zarr.json"], [memoryview(document)])
+    assert document[:n] == store.get("w/zarr.json")
 
 
 def test_files_behind_urls(tmp_path):

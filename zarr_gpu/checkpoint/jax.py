@@ -70,7 +70,7 @@ def save_pytree(
             if jax.process_index() == 0:
                 sources.append(saving.source(name, np.asarray(leaf)))
         else:
-            values[name] = flatten({name: leaf}).tree[name]  # type: ignore[index,call-overload]
+            values[name] = flatten({name: leaf}).tree[name]  # type: ignore[index,call-overload]  # a dictionary
     store = steps.folder_store(path, durable=durable)
     n, index = jax.process_count(), jax.process_index()
     token = _agreed(secrets.randbits(31))

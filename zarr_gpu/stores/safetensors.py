@@ -190,7 +190,9 @@ class SafetensorsStore(SameBytes):
             if isinstance(found, tuple):
                 check_limit(key, found[2], len(buffer))
                 self.files.readers[found[0]].read_into(found[1], buffer[: found[2]])
-            yield found[2] if isinstance(found, tuple) else -1
+                yield found[2]
+            else:
+                yield from super().fill([key], [buffer])
 
     def open_reader(self, key: str, *, limit: int | None = None) -> Reader | None:
         found = self._find(key)
