@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from types import SimpleNamespace
+
 import ml_dtypes
 import numpy as np
 import pytest
 
 import zarr_gpu
 from tests.device.devices import emulated
+from tests.device.direct_reads import direct_reads
 from zarr_gpu.backend import get_backend
 from zarr_gpu.checkpoint import device_loading, safe_open, save_file
 from zarr_gpu.checkpoint.device_loading import DeviceLoad
 from zarr_gpu.checkpoint.verifying import row_checker
+from zarr_gpu.device.direct import PAGE
 from zarr_gpu.errors import CheckpointError, StoreError
 from zarr_gpu.stores.tensor_files import open_tensor_files
 
@@ -151,3 +156,58 @@ def test_compressed_tensors_are_decoded_on_the_device(tmp_path, tensors, monkeyp
             assert runtime.to_host(array).tobytes() == tensors[name].tobytes(), name
         assert runtime.to_host(part).tobytes() == tensors["large"][3:9, 10:20].tobytes()
         assert runtime.counts.launches
+
+
+def load_paged(runtime, opened, tensors, check=None):
+    """Each tensor to memory that begins with a page of the device; its bytes there."""
+    stream = runtime.current_stream()
+    load = DeviceLoad(opened, engine_of(runtime), check)
+    kept, places = [], {}
+    for name, values in tensors.items():
+        buffer = runtime.alloc(values.nbytes + PAGE, stream)
+        before = runtime.pinned(values.nbytes + PAGE)
+        before[:] = 0xEE
+        runtime.upload(buffer.ptr, before, stream)  # work that is under way
+        places[name] = -(-buffer.ptr // PAGE) * PAGE
+        load.add(opened[name], places[name])
+        kept.append(buffer)
+    load.run()
+    for name, values in tensors.items():
+        found = fetched(runtime, SimpleNamespace(ptr=places[name]), values.nbytes)
+        assert found == values.tobytes(), name
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_whole_pages_go_past_the_host_unless_they_are_checked(opened, tensors, monkeypatch, check):
+    with direct_reads(monkeypatch) as kvikio:
+        paged = [n for n in tensors if int(opened.offset[opened[n].parts[0].row]) % PAGE == 0]
+        load_paged(kvikio.runtime, opened, tensors, row_checker(opened) if check else None)
+        assert "large" in paged
+        past = 0 if check else sum(tensors[name].nbytes for name in paged)
+        assert sum(n for _, n, _ in kvikio.reads) == past
+        total = sum(values.nbytes for values in tensors.values())
+        before = sum(values.nbytes + PAGE for values in tensors.values())
+        assert kvikio.runtime.counts.uploaded_nbytes == before + total - past
+        assert all((address | at) % PAGE == 0 for address, _, at in kvikio.reads)
+
+
+def test_pages_of_a_file_that_was_replaced_are_not_mixed_with_its_header(
+    opened, tensors, tmp_path, monkeypatch
+):
+    path = tmp_path / "m.safetensors"
+    other = tmp_path / "other"
+    other.write_bytes(path.read_bytes())
+    other.replace(path)
+    with direct_reads(monkeypatch) as kvikio:
+        with pytest.raises(StoreError, match="was replaced after it was opened"):
+            load_paged(kvikio.runtime, opened, tensors)
+        path.unlink()
+        with pytest.raises(StoreError, match="was deleted after it was opened"):
+            load_paged(kvikio.runtime, opened, tensors)
+
+
+def test_direct_reads_that_end_early_fail(opened, tensors, tmp_path, monkeypatch):
+    with direct_reads(monkeypatch) as kvikio:
+        kvikio.before_read = lambda path: os.truncate(path, 9000)
+        with pytest.raises(StoreError, match="ended after"):
+            load_paged(kvikio.runtime, opened, tensors)

@@ -1,7 +1,9 @@
 """The same plan for tensors on a device: files to page-locked slabs, slabs to their final memory.
 
 Threads fill slabs with bytes that lie one after the other in a file, of many small tensors or of a
-piece of a large one, while those before are copied. No other memory of the host is needed.
+piece of a large one, while those before are copied. No other memory of the host is needed. Where
+GPUDirect Storage can be used, whole pages of files go past the host, unless their checksums are to
+be compared.
 """
 
 from __future__ import annotations
@@ -11,8 +13,15 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from zarr_gpu import workers
 from zarr_gpu.checkpoint.loading import Box, Load, box_nbytes
+from zarr_gpu.device import policy
+from zarr_gpu.device.direct import PAGE
+from zarr_gpu.device.kvikio import THREADS, DeviceReader
+from zarr_gpu.errors import StoreError
+from zarr_gpu.stores.base import Reader
 from zarr_gpu.stores.tensor_files import Tensor, TensorFiles
 
 if TYPE_CHECKING:
@@ -20,7 +29,7 @@ if TYPE_CHECKING:
 
     from zarr_gpu.device.engine import Engine
     from zarr_gpu.device.memory import Slab
-    from zarr_gpu.device.runtime import Stream
+    from zarr_gpu.device.runtime import Event, Stream
 
 UNIT_NBYTES = 16 << 20
 """Bytes of a slab; as many share a checksum."""
@@ -95,6 +104,8 @@ class DeviceLoad:
             stream = engine.next_stream()
             ready = engine.runtime.current_stream().record()
             stream.wait(ready)  # whoever used this memory before
+        if self._check is None:
+            self._read_direct(ready)
         pending: deque[tuple[_Unit, Slab, Future[None]]] = deque()
         try:
             for unit in self._units():
@@ -113,6 +124,41 @@ class DeviceLoad:
             with engine.lock:
                 end = stream.record()
             end.wait()
+
+    def _read_direct(self, ready: Event) -> None:
+        """Let KvikIO read what it can without cutting pages, and take it from the list."""
+        pages = [s for s in self._segments if self._is_paged(s)]
+        kvikio = policy.direct_files(self._files.store, self._files.keys) if pages else None
+        if kvikio is None:
+            return
+        ready.wait()  # KvikIO works on no stream
+        by_file: dict[int, list[Segment]] = {}
+        for segment in pages:
+            by_file.setdefault(int(self._files.file[segment.row]), []).append(segment)
+        opener = DeviceReader(kvikio, self._files.store)
+        tasks = [partial(self._read_file, opener, n, some) for n, some in by_file.items()]
+        workers.run(lambda task: task(), tasks, min(len(tasks), THREADS))
+        self._segments = [s for s in self._segments if not self._is_paged(s)]
+
+    def _is_paged(self, segment: Segment) -> bool:
+        start = int(self._files.offset[segment.row]) + segment.within
+        return (start | segment.ptr) % PAGE == 0 and segment.nbytes >= policy.READ_NBYTES
+
+    def _read_file(self, opener: DeviceReader, number: int, segments: list[Segment]) -> None:
+        files = self._files
+        key, version = files.keys[number], files.readers[number].version
+
+        def look(reader: Reader) -> None:
+            if reader.version != version:
+                raise StoreError(f"{key!r} of {files.store!r} was replaced after it was opened")
+
+        file = opener.open(key, look=look)
+        if file is None:
+            raise StoreError(f"{key!r} of {files.store!r} was deleted after it was opened")
+        row, within, nbytes = np.array([s[:3] for s in segments], np.int64).T
+        address = np.array([s.ptr for s in segments], np.uint64)
+        with file:
+            file.read(files.offset[row] + within, nbytes, address)
 
     def _copy(self, unit: _Unit, slab: Slab, future: Future[None], stream: Stream) -> None:
         """Queue the copies of a filled slab."""

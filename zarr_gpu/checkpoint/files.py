@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -21,7 +21,6 @@ from zarr_gpu.api import open_group
 from zarr_gpu.checkpoint import saving
 from zarr_gpu.checkpoint.arrays import ArrayLoad, ArrayTensors, save_arrays
 from zarr_gpu.checkpoint.described import LOGICAL, Described, OnDevice, Target, described_shape
-from zarr_gpu.checkpoint.device_loading import DeviceLoad
 from zarr_gpu.checkpoint.frameworks import Framework, device_name, framework_of, get_framework
 from zarr_gpu.checkpoint.loading import Box, Load
 from zarr_gpu.checkpoint.verifying import Verify, check_verify, row_checker, verify_loaded
@@ -38,6 +37,9 @@ from zarr_gpu.stores.base import Store
 from zarr_gpu.stores.open import make_store
 from zarr_gpu.stores.safetensors import SafetensorsStore
 from zarr_gpu.stores.tensor_files import PARTS, Tensor, TensorFiles
+
+if TYPE_CHECKING:
+    from zarr_gpu.checkpoint.device_loading import DeviceLoad
 
 _OURS = (PARTS, saving.CHECKSUMS, saving.TYPE_NAMES)
 
@@ -298,6 +300,8 @@ class safe_open:  # noqa: N801 - the name that users know
         assert isinstance(files, TensorFiles)  # noqa: S101 - the other kind plans itself
         plan = loads.get(id(on.engine))
         if plan is None:
+            from zarr_gpu.checkpoint.device_loading import DeviceLoad  # kernels and their tables
+
             check = None if self._verify == "none" else row_checker(files)
             plan = loads.setdefault(id(on.engine), DeviceLoad(files, on.engine, check))
         if box is None:

@@ -149,6 +149,11 @@ def direct(program: Program, store: Store, keys: Sequence[str], nbytes: int) -> 
     """
     if program.compressor is not None or nbytes < READ_NBYTES * len(keys):
         return None
+    return direct_files(store, keys)
+
+
+def direct_files(store: Store, keys: Sequence[str]) -> Any:
+    """KvikIO, when these objects are files that it may read, None otherwise."""
     found = store.locate(keys)
     if None in found.path or found.offset.any() or (found.nbytes >= 0).any():
         return None
