@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.spec import AbstractBufferedFile
 
+import zarr_gpu.stores.fsspec
 from tests.stores.checks import OBJECTS, TEN, ReadableStore, WritableStore, fill
 from zarr_gpu.errors import (
     LimitError,
@@ -84,6 +86,89 @@ class TestRealDirectories(WritableStore):
     @pytest.fixture
     def empty(self, tmp_path):
         return FsspecStore(fsspec.filesystem("file"), str(tmp_path))
+
+
+class Upload(AbstractBufferedFile):
+    """In pieces; they are an object once they are committed."""
+
+    def _initiate_upload(self):
+        self.pieces = []
+
+    def _upload_chunk(self, final=False):
+        self.pieces.append(self.buffer.getvalue())
+        self.fs.most = max(self.fs.most, len(self.pieces[-1]))
+
+    def commit(self):
+        self.fs.under.pipe_file(self.path, b"".join(self.pieces)[self.fs.lost :])
+
+    def discard(self):
+        self.fs.discarded += 1
+
+
+class UploadingFileSystem(RemoteFileSystem):
+    most = 0
+    discarded = 0
+    lost = 0
+
+    def _open(self, path, mode="rb", block_size=None, autocommit=True, **kwargs):
+        assert not autocommit
+        return Upload(self, path, mode, block_size=7, autocommit=autocommit, **kwargs)
+
+
+@pytest.fixture(params=["memory", "file", "whole objects", "uploads"])
+def any_store(request, tmp_path):
+    if request.param == "file":
+        return FsspecStore(fsspec.filesystem("file"), str(tmp_path))
+    if request.param == "memory":
+        fs = MemoryFileSystem()
+    else:
+        fs = UploadingFileSystem() if request.param == "uploads" else RemoteFileSystem()
+    return FsspecStore(fs, f"/{uuid.uuid4().hex}")
+
+
+@pytest.mark.parametrize("most", [5, 6, 1000])
+def test_objects_of_parts(any_store, monkeypatch, most):
+    monkeypatch.setattr(zarr_gpu.stores.fsspec, "JOINED_NBYTES", most)
+    memory = bytearray(3)  # used again for each part
+
+    def parts():
+        for i in range(9):
+            memory[:] = bytes([i, i, i])
+            yield memory
+
+    assert any_store.set_parts("new/key", parts)
+    assert bytes(any_store.get("new/key")) == bytes(i // 3 for i in range(27))
+    assert not any_store.set_parts("none", list)
+    assert any_store.get("none") is None
+    if isinstance(any_store.fs, UploadingFileSystem):
+        assert any_store.fs.most == (9 if most < 10 else 0)  # the others were written as a whole
+
+
+@pytest.mark.parametrize("most", [5, 1000])
+def test_parts_that_cannot_be_made_leave_the_old_object(any_store, monkeypatch, most):
+    monkeypatch.setattr(zarr_gpu.stores.fsspec, "JOINED_NBYTES", most)
+    any_store.set("key", b"old")
+
+    def parts():
+        yield bytes(20)
+        yield bytes(20)
+        raise KeyboardInterrupt
+
+    for key in ("key", "other"):
+        with pytest.raises(KeyboardInterrupt):
+            any_store.set_parts(key, parts)
+    assert bytes(any_store.get("key")) == b"old"
+    assert any_store.get("other") is None
+    if isinstance(any_store.fs, UploadingFileSystem):
+        assert any_store.fs.discarded == (2 if most < 10 else 0)
+
+
+def test_an_upload_that_loses_bytes_is_an_error(monkeypatch):
+    monkeypatch.setattr(zarr_gpu.stores.fsspec, "JOINED_NBYTES", 5)
+    monkeypatch.setattr(UploadingFileSystem, "lost", 1)
+    store = FsspecStore(UploadingFileSystem(), f"/{uuid.uuid4().hex}")
+    with pytest.raises(StoreError, match=r"'key' .* is not of 40 bytes"):
+        store.set_parts("key", lambda: [bytes(20), bytes(20)])
 
 
 def remote(root=None):

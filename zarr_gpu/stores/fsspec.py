@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import os
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from itertools import chain
 from typing import Any
 
 from zarr_gpu._types import Bytes, Int64
-from zarr_gpu.errors import MissingDependencyError, UnsafeConcurrentWriteError
+from zarr_gpu.errors import MissingDependencyError, StoreError, UnsafeConcurrentWriteError
 from zarr_gpu.stores.base import ByteRange, check_key, check_limit
 from zarr_gpu.stores.common import SameBytes, failed
 from zarr_gpu.stores.locks import REMEDY, process_lock
@@ -29,6 +31,8 @@ _HERE = ("memory", "file", "local")
 """Protocols of this machine: fast, and a lock of this process is worth something."""
 _PER_INSTANCE = ("asynchronous", "loop", "skip_instance_cache")
 _GLOB = frozenset("*?[")
+JOINED_NBYTES = 64 << 20
+"""Objects made of parts are written by one call up to this size."""
 
 
 class FsspecStore(SameBytes):
@@ -216,6 +220,58 @@ class FsspecStore(SameBytes):
             parent = self.fs._parent(path)  # noqa: SLF001 - what fsspec's own mapper does
             self._call(what, self.fs.makedirs, parent, exist_ok=True)
             self._call(what, self.fs.pipe_file, path, bytes(value), **how)
+
+    def set_parts(self, key: str, parts: Callable[[], Iterable[Bytes]]) -> bool:
+        """Large objects are uploaded while they are made, and appear when they are whole.
+
+        What a write that fails leaves behind depends on the file system, as with its transactions.
+        """
+        self.check_writable()
+        most = JOINED_NBYTES if self._uploads else math.inf
+        coming = iter(parts())
+        copies, size = [], 0
+        for part in coming:
+            copies.append(bytes(part))
+            size += len(copies[-1])
+            if size > most:
+                self._upload(key, chain(copies, coming))
+                return True
+        if copies:
+            self._put(key, b"".join(copies))
+        return bool(copies)
+
+    @property
+    def _uploads(self) -> bool:
+        """True where a file that is written is another one until it is committed."""
+        from fsspec.spec import AbstractFileSystem
+
+        # fsspec's own _open gives files that forget what is written to them.
+        return not self.local and type(self.fs)._open is not AbstractFileSystem._open  # noqa: SLF001
+
+    def _upload(self, key: str, parts: Iterable[Bytes]) -> None:
+        what, size = f"write {key!r}", 0
+        file = self._call(what, self._new_file, self._path(key))
+        try:
+            for part in parts:
+                self._call(what, file.write, part)
+                size += len(part)
+            self._call(what, file.close)
+            self._call(what, file.commit)
+        except BaseException:
+            with suppress(Exception):  # the first error counts
+                file.close()
+            with suppress(Exception):
+                file.discard()
+            raise
+        if self.size(key) != size:
+            raise StoreError(f"{key!r} of {self!r} is not of {size} bytes after it was written")
+
+    def _new_file(self, path: str) -> Any:
+        try:
+            return self.fs.open(path, "wb", autocommit=False)
+        except FileNotFoundError:  # a file system with real directories
+            self.fs.makedirs(self.fs._parent(path), exist_ok=True)  # noqa: SLF001 - as its mapper
+            return self.fs.open(path, "wb", autocommit=False)
 
     def set_many(self, items: Sequence[tuple[str, Bytes]]) -> None:
         self.check_writable()
