@@ -102,6 +102,8 @@ class Bench:
         self._safetensors(runs)
         self._torch(runs)
         self._tensorstore(runs)
+        self._zarr_python(runs)
+        self._orbax(runs)
         return runs
 
     def _ours(self, verify: Any = "none") -> None:
@@ -193,6 +195,55 @@ class Bench:
                 write.result()
 
         runs["TensorStore"] = run
+
+    def _zarr_python(self, runs: dict[str, Run]) -> None:
+        """One uncompressed chunk each, of words: zarr-python alone has no bfloat16."""
+        try:
+            import zarr
+        except ImportError:
+            return
+        path = self.folder / "zarr-python"
+        group = zarr.open_group(path, mode="w")
+        for name, tensor in self.tensors.items():
+            words = self._words(tensor)
+            options = {"shape": words.shape, "chunks": words.shape, "dtype": words.dtype}
+            group.create_array(name, compressors=None, **options)[...] = words
+
+        def run() -> None:
+            arrays = zarr.open_group(path, mode="r")
+            for name, tensor in self.into.items():
+                self._words(tensor)[...] = arrays[name][...]
+
+        runs["zarr-python"] = run
+
+    def _orbax(self, runs: dict[str, Run]) -> None:
+        """Its own format, restored to NumPy."""
+        try:
+            import ml_dtypes
+            import orbax.checkpoint as ocp
+        except ImportError:
+            return
+        tree = {}
+        for name, tensor in self.tensors.items():
+            words = self._words(tensor)
+            tree[name] = words.view(ml_dtypes.bfloat16 if words.itemsize == 2 else np.float32)
+        path = (self.folder / "orbax").absolute()
+        checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+        checkpointer.save(path, args=ocp.args.PyTreeSave(tree))
+        arguments = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in tree}
+
+        def run() -> None:
+            restore = ocp.args.PyTreeRestore(item=tree, restore_args=arguments)
+            for name, values in checkpointer.restore(path, args=restore).items():
+                into = self._words(self.into[name])
+                into[...] = values.view(into.dtype)
+
+        runs["Orbax"] = run
+
+    def _words(self, tensor: Any) -> Any:
+        return tensor.view(
+            self.torch.int16 if tensor.element_size() == 2 else self.torch.int32
+        ).numpy()
 
     def slices(self) -> dict[str, Run]:
         """What one of four tensor-parallel ranks loads."""
