@@ -11,9 +11,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from zarr_gpu.checkpoint.files import open_tensors, safe_open, save_file
+from zarr_gpu.checkpoint.files import safe_open, save_file
 from zarr_gpu.checkpoint.frameworks import get_torch
 from zarr_gpu.checkpoint.models import shared_names
+from zarr_gpu.checkpoint.opening import open_tensors
 from zarr_gpu.checkpoint.steps import save
 from zarr_gpu.errors import CheckpointError
 from zarr_gpu.stores.safetensors import SafetensorsStore

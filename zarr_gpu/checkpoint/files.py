@@ -10,49 +10,28 @@ them, for PyTorch, NumPy, JAX and CuPy.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from zarr_gpu.api import open_group
 from zarr_gpu.checkpoint import saving
 from zarr_gpu.checkpoint.arrays import ArrayLoad, ArrayTensors, save_arrays
-from zarr_gpu.checkpoint.described import LOGICAL, Described, OnDevice, Target, described_shape
+from zarr_gpu.checkpoint.borrowing import FRAMEWORKS, Borrower
+from zarr_gpu.checkpoint.described import Described, OnDevice, Target, described_shape
 from zarr_gpu.checkpoint.frameworks import Framework, device_name, framework_of, get_framework
 from zarr_gpu.checkpoint.loading import Box, Load
+from zarr_gpu.checkpoint.opening import logical_types, open_face, open_tensors, place_of_file
 from zarr_gpu.checkpoint.verifying import Verify, check_verify, row_checker, verify_loaded
-from zarr_gpu.errors import (
-    CheckpointError,
-    GroupNotFoundError,
-    MetadataError,
-    SelectionError,
-)
+from zarr_gpu.errors import SelectionError
 from zarr_gpu.group import Group
-from zarr_gpu.metadata.json import load
-from zarr_gpu.nodes import StorePath
-from zarr_gpu.stores.base import Store
-from zarr_gpu.stores.open import make_store
-from zarr_gpu.stores.safetensors import SafetensorsStore
 from zarr_gpu.stores.tensor_files import PARTS, Tensor, TensorFiles
 
 if TYPE_CHECKING:
     from zarr_gpu.checkpoint.device_loading import DeviceLoad
 
 _OURS = (PARTS, saving.CHECKSUMS, saving.TYPE_NAMES)
-
-
-def place_of_file(path: Any) -> tuple[Store, str]:
-    """Store and key of a file to be written."""
-    text = os.fspath(path)
-    folder, _, name = text.replace(os.sep, "/").rpartition("/")
-    if not name:
-        raise ValueError(f"{text!r} is no path of a file")
-    if "/" in text and not folder:
-        folder = "/"
-    return make_store(folder or ".", tensors=False)[0], name
 
 
 def save_file(
@@ -119,15 +98,17 @@ def load_file(
     framework: str | None = None,
     names: Iterable[str] | None = None,
     verify: Verify = "none",
+    borrow: bool = False,
 ) -> dict[str, Any]:
     """All tensors of a file, of several (an index or a directory), or those in ``names``.
 
-    They are read by one plan into memory of their own. ``framework``: ``pt``, ``np``, ``jax`` or
-    ``cupy``; None: PyTorch where it is installed, else NumPy. ``verify``: compare checksums, of all
-    bytes (``full``) or of some (``sample``). Raises KeyError, MetadataError for damaged headers,
-    CheckpointError for wrong checksums, StoreError.
+    They are read by one plan into memory of their own, or lent (``borrow``, see
+    :class:`safe_open`). ``framework``: ``pt``, ``np``, ``jax`` or ``cupy``; None: PyTorch where it
+    is installed, else NumPy. ``verify``: compare checksums, of all bytes (``full``) or of some
+    (``sample``). Raises KeyError, MetadataError for damaged headers, CheckpointError for wrong
+    checksums, StoreError.
     """
-    with safe_open(path, framework, device, verify=verify) as file:
+    with safe_open(path, framework, device, verify=verify, borrow=borrow) as file:
         return file.get_tensors(names)
 
 
@@ -136,7 +117,9 @@ class safe_open:  # noqa: N801 - the name that users know
 
     ``path``: of a file, an index (``model.safetensors.index.json``) or a directory with either; or
     several files; or a Zarr group, whose arrays are the tensors then. Tensors that were loaded are
-    independent of the files.
+    independent of the files, unless ``borrow``: whole tensors of NumPy or PyTorch (CPU) are the
+    mapped file then, where it can be mapped. What is written to them stays in memory; the file may
+    be replaced or deleted, but must not be cut short meanwhile.
     """
 
     def __init__(
@@ -146,11 +129,20 @@ class safe_open:  # noqa: N801 - the name that users know
         device: Any = "cpu",
         *,
         verify: Verify = "none",
+        borrow: bool = False,
     ) -> None:
         self._framework: Framework = get_framework(framework)
         self._device = device
         self._verify = check_verify(verify)
+        if borrow and (self._framework.name not in FRAMEWORKS or str(device) != "cpu"):
+            raise ValueError(
+                f"borrow=True gives memory of the host to NumPy or PyTorch, found framework "
+                f"{self._framework.name!r} and device {device!r}"
+            )
         self.files = open_tensors(path, device_name(self._framework, device))
+        self._lender = None
+        if borrow and isinstance(self.files, TensorFiles):
+            self._lender = Borrower(self.files, self._framework)
 
     def __enter__(self) -> Self:
         return self
@@ -223,10 +215,19 @@ class safe_open:  # noqa: N801 - the name that users know
 
     def read(self, names: Iterable[str], framework: Framework) -> dict[str, Any]:
         """New tensors of a framework."""
-        targets = {}
+        targets, lent = {}, {}
         for name in names:
-            targets[name] = framework.new(self.describe(name), self._device)
-        self._fill((name, target, None) for name, target in targets.items())
+            tensor, described = self._tensor(name)
+            found = None
+            if self._lender is not None and framework is self._framework:
+                found = self._lender.tensor(tensor, described)
+            if found is not None:
+                lent[name] = found[1]
+                targets[name] = Target(found[1], partial(_itself, found[0]))
+            else:
+                targets[name] = framework.new(described, self._device)
+        self._fill((name, target, None) for name, target in targets.items() if name not in lent)
+        self._verify_all(lent)
         return {name: target.tensor() for name, target in targets.items()}
 
     def get_slice(self, name: str) -> TensorSlice:
@@ -289,8 +290,12 @@ class safe_open:  # noqa: N801 - the name that users know
         plan.run()
         for on_device in on_devices.values():
             on_device.run()
-        if self._verify != "none" and isinstance(files, TensorFiles):
-            verify_loaded(files, whole, self._verify)
+        self._verify_all(whole)
+
+    def _verify_all(self, whole: Mapping[str, memoryview]) -> None:
+        """Compare tensors that were read as a whole with their checksums."""
+        if self._verify != "none" and isinstance(self.files, TensorFiles):
+            verify_loaded(self.files, whole, self._verify)
 
     def _on_device(
         self, loads: dict[int, DeviceLoad], on: OnDevice, tensor: Tensor, box: Box | None
@@ -336,68 +341,6 @@ class TensorSlice:
         return self._file._slice(self._name, selection)  # noqa: SLF001 - a part of it
 
 
-def open_tensors(path: Any, device: str | None = None) -> TensorFiles | ArrayTensors:
-    """What ``path`` stands for: see :class:`safe_open`. Arrays are decoded on ``device``."""
-    if isinstance(path, TensorFiles | ArrayTensors):
-        return path
-    if isinstance(path, Group):
-        return ArrayTensors.of_group(path)
-    if isinstance(path, (list, tuple)):
-        places = [place_of_file(one) for one in path]
-        if not places:
-            raise ValueError("no files")
-        if any(store.identity != places[0][0].identity for store, _ in places):
-            raise ValueError("the files have to be in one directory")
-        return TensorFiles(places[0][0], [key for _, key in places])
-    store, _ = make_store(path, mode="r")
-    if not isinstance(store, SafetensorsStore):
-        if isinstance(path, str | os.PathLike) and not os.path.lexists(path):
-            raise FileNotFoundError(f"no file or directory {os.fspath(path)!r}")
-        try:
-            return ArrayTensors.of_group(open_group(store, mode="r", device=device))
-        except GroupNotFoundError:
-            arrays = ArrayTensors.of_directory(store, device)
-            if arrays is not None:
-                return arrays
-            raise CheckpointError(
-                f"{path!r} is no safetensors file, no directory with one, and no Zarr group"
-            ) from None
-    return store.files
-
-
-def open_face(files: TensorFiles, *, device: str | None = None) -> Group:
-    """Opened files as a group of arrays."""
-    from zarr_gpu.nodes import read_group
-
-    store = SafetensorsStore(files.store, files.keys, files=files)
-    return Group(StorePath(store), read_group(store, ""), device=device)
-
-
-def logical_types(files: TensorFiles) -> dict[str, str]:
-    """Types that the format lacks, by the tensor's name. Raises MetadataError."""
-    found: dict[str, str] = {}
-    for key, header in zip(files.keys, files.headers, strict=True):
-        text = header.metadata.get(saving.TYPE_NAMES)
-        if text is not None:
-            found.update(_types_of_file(files, load(text.encode(), f"{key}: {saving.TYPE_NAMES}")))
-    return found
-
-
-def _types_of_file(files: TensorFiles, types: Mapping[str, Any]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for part, logical in types.items():
-        name = files.whole_name(part)
-        if name not in files:
-            continue
-        expected = LOGICAL.get(logical) if isinstance(logical, str) else None
-        tensor = files[name]
-        n = 0 if expected is None else len(tensor.shape) - len(expected[1])
-        if expected is None or n < 0 or (tensor.code, tensor.shape[n:]) != expected:
-            raise MetadataError(f"{saving.TYPE_NAMES}: {name!r} cannot be {logical!r}")
-        found[name] = logical
-    return found
-
-
 def parse_slices(selection: Any, shape: tuple[int, ...]) -> tuple[Box, tuple[int, ...]]:
     """A box, and the shape of the result: integers take their axis away.
 
@@ -435,6 +378,10 @@ def parse_slices(selection: Any, shape: tuple[int, ...]) -> tuple[Box, tuple[int
         else:
             raise SelectionError(f"expected slices and integers, found {item!r}")
     return tuple(box), tuple(kept)
+
+
+def _itself(tensor: Any) -> Any:
+    return tensor
 
 
 def _with_shape(described: Described, shape: tuple[int, ...]) -> Described:

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from zarr_gpu.checkpoint import saving
-from zarr_gpu.checkpoint.files import check_metadata, place_of_file, safe_open
+from zarr_gpu.checkpoint.files import check_metadata, safe_open
 from zarr_gpu.checkpoint.frameworks import framework_of
+from zarr_gpu.checkpoint.opening import place_of_file
 from zarr_gpu.checkpoint.verifying import Verify
 from zarr_gpu.errors import CheckpointError
 

@@ -113,9 +113,10 @@ class Reader:
             buffer[:] = data[at : at + len(buffer)]
             at += len(buffer)
 
-    def map(self) -> Any:
+    def map(self, *, private: bool = False) -> Any:
         """The object as memory that the system reads on demand, None where that is no file here.
 
+        It is read-only, or, when ``private``, writable without a way back to the file.
         Only for as long as nobody cuts the file short: reading behind its end ends the process.
         """
         return None

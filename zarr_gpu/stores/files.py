@@ -77,13 +77,14 @@ class FileReader(Reader):
                 f"{self._name}: bytes {offset}..{offset + nbytes} of a file of {self.size} bytes"
             )
 
-    def map(self) -> Any:
+    def map(self, *, private: bool = False) -> Any:
         import mmap
 
         size = os.fstat(self._fd).st_size
         if not size or size < self.size:
             return None
-        return mmap.mmap(self._fd, self.size, access=mmap.ACCESS_READ)
+        access = mmap.ACCESS_COPY if private else mmap.ACCESS_READ
+        return mmap.mmap(self._fd, self.size, access=access)
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1
