@@ -2,6 +2,7 @@
 
     python -m benchmarks.checkpoint                     # 1 GB
     python -m benchmarks.checkpoint --gb 8 --save       # the long run; writes results/
+    python -m benchmarks.checkpoint --device cuda       # new tensors on a card (no card has run it)
     python -m benchmarks.checkpoint --kills 200         # kill -9 in saves: the last step loads
 
 Loaders take turns, all in this process, on the same tensors (bf16 weights, fp32 norms) in the page
@@ -26,6 +27,8 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -261,6 +264,46 @@ class Bench:
 
         return {"zarr_gpu": ours, "safetensors get_slice": theirs}
 
+    def to_device(self, device: str) -> dict[str, Run]:
+        """Loads of everything to new tensors on a device; each gives them back."""
+        file, path = str(self.file), self.folder / "model.zarr"
+        runs: dict[str, Run] = {
+            "zarr_gpu": lambda: ckpt.load_file(file, device, framework="pt"),
+            "zarr_gpu, verified": lambda: ckpt.load_file(file, device, verify="full"),
+            "zarr_gpu, compressed": lambda: ckpt.load_file(path, device, framework="pt"),
+        }
+        with suppress(ImportError):
+            from safetensors.torch import load_file
+
+            runs["safetensors (mmap)"] = lambda: load_file(file, device=device)
+            runs["safetensors (pread)"] = lambda: load_file(file, device=device, backend="pread")
+        with suppress(ImportError):
+            import fastsafetensors
+
+            def fast(nogds: bool) -> dict[str, Any]:
+                group = fastsafetensors.SingleGroup()
+                loader = fastsafetensors.SafeTensorsFileLoader(group, device, nogds=nogds)
+                loader.add_filenames({0: [file]})
+                buffers = loader.copy_files_to_device()
+                return {name: buffers.get_tensor(name) for name in self.tensors}
+
+            runs["fastsafetensors"] = lambda: fast(nogds=True)
+        synchronize = self.torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+
+        def whole(run: Run) -> object:
+            found = run()
+            synchronize()
+            return found
+
+        return {name: partial(whole, run) for name, run in runs.items()}
+
+    def check_device(self, name: str, run: Run) -> None:
+        """Raise AssertionError unless the run gives the very same bits."""
+        found: Any = run()
+        for key, tensor in self.tensors.items():
+            if not self.torch.equal(found[key].cpu(), tensor):
+                raise AssertionError(f"{name}: {key} is not what was saved")
+
     def saves(self) -> dict[str, Run]:
         """Saves of everything, not flushed to the disk."""
         ours, theirs, third = (str(self.folder / f"save-{i}") for i in range(3))
@@ -362,6 +405,7 @@ def main() -> int:
     parser.add_argument("--gb", type=float, default=1.0)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where files are kept meanwhile")
+    parser.add_argument("--device", help="also loads to new tensors there, such as cuda")
     parser.add_argument("--kills", type=int, default=0, help="only this: kill saving processes")
     parser.add_argument("--save", action="store_true", help="into results/")
     options = parser.parse_args()
@@ -385,6 +429,11 @@ def main() -> int:
             for name, run in runs.items():
                 bench.check(name, run, parts=parts)
             tables[title] = measure(runs, options.repeats)
+        if options.device:
+            to_device = bench.to_device(options.device)
+            for name, run in to_device.items():
+                bench.check_device(name, run)
+            tables[f"new tensors on {options.device}"] = measure(to_device, options.repeats)
         tables["save (page cache)"] = measure(bench.saves(), max(1, options.repeats // 2))
         for title, rows in tables.items():
             report(title, rows, gigabytes)
