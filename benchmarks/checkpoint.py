@@ -3,7 +3,6 @@
     python -m benchmarks.checkpoint                     # 1 GB
     python -m benchmarks.checkpoint --gb 8 --save       # the long run; writes results/
     python -m benchmarks.checkpoint --device cuda       # new tensors on a card (no card has run it)
-    python -m benchmarks.checkpoint --kills 200         # kill -9 in saves: the last step loads
 
 Loaders take turns, all in this process, on the same tensors (bf16 weights, fp32 norms) in the page
 cache; what they loaded is compared bit by bit first. A load ends when all bytes are in memory that
@@ -19,12 +18,10 @@ import os
 import platform
 import resource
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-import textwrap
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -354,42 +351,6 @@ def measure(runs: Mapping[str, Run], repeats: int) -> dict[str, dict[str, float]
     }
 
 
-KILLED = textwrap.dedent(
-    """
-    import sys
-    import numpy as np
-    from zarr_gpu.checkpoint import Manager
-    manager = Manager(sys.argv[1], keep=2, durable=False)
-    step = (manager.latest() or 0) + 1
-    while True:
-        manager.save(step, {"w": np.full(2_000_000, step), "step": step})
-        print(step, flush=True)
-        step += 1
-    """
-)
-
-
-def kill(times: int, folder: Path) -> int:
-    """Kill saving processes at random moments; the number of times that the last step was bad."""
-    rng = np.random.default_rng(0)
-    manager = ckpt.Manager(folder / "killed")
-    bad = 0
-    for _ in range(times):
-        command = [sys.executable, "-c", KILLED, str(folder / "killed")]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - ours
-        assert process.stdout is not None  # noqa: S101 - a pipe
-        done = int(process.stdout.readline())
-        time.sleep(float(rng.uniform(0, 0.08)))
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        state = manager.restore(framework="np", verify="full")
-        latest = manager.latest()
-        if latest is None or latest < done or not (state["w"] == state["step"]).all():
-            bad += 1
-    return bad
-
-
 def report(title: str, rows: Mapping[str, Mapping[str, float]], gigabytes: float) -> None:
     """Print one table."""
     print(f"\n{title}\n{'':<26}{'wall s':>9}{'fastest':>9}{'cpu s':>9}{'cpu s/GB':>10}{'GB/s':>8}")
@@ -406,15 +367,10 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where files are kept meanwhile")
     parser.add_argument("--device", help="also loads to new tensors there, such as cuda")
-    parser.add_argument("--kills", type=int, default=0, help="only this: kill saving processes")
     parser.add_argument("--save", action="store_true", help="into results/")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(dir=options.folder))
     try:
-        if options.kills:
-            bad = kill(options.kills, folder)
-            print(f"{options.kills} kills, {bad} times the last step was not whole")
-            return 1 if bad else 0
         import torch
 
         torch.set_num_threads(2)

@@ -248,7 +248,7 @@ def test_manager_keeps_the_last_ones(tmp_path):
 
 
 def test_a_manager_that_is_killed_leaves_a_whole_last_step(tmp_path):
-    """Some of the two hundred kills that ``benchmarks/checkpoint.py --kills`` makes."""
+    """Some of the two hundred kills that ``benchmarks/checkpoint_kills.py`` makes."""
     program = textwrap.dedent(
         """
         import sys
