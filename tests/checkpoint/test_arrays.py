@@ -77,6 +77,22 @@ def test_hierarchies_of_types_that_all_know_are_consolidated(tmp_path):
         assert ("consolidated_metadata" in document) == (name == "plain")
 
 
+def test_a_hierarchy_of_many_small_tensors_may_be_one_file(tmp_path):
+    tensors = {f"layer.{i}": np.arange(i, i + 60.0, dtype="f4").reshape(6, 10) for i in range(50)}
+    path = tmp_path / "m.zarr.zip"
+    save_file(tensors, path, compression="zstd")
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    found = load_file(path, framework="np", verify="full")
+    with safe_open(path, "np") as file:
+        part = file.get_slice("layer.7")[2:4, 1:]
+    with zarr.storage.ZipStore(path, mode="r") as store:
+        group = zarr.open_group(store, mode="r")
+        for name, values in tensors.items():
+            assert np.array_equal(found[name], values)
+            assert np.array_equal(group[name][...], values)
+    assert np.array_equal(part, tensors["layer.7"][2:4, 1:])
+
+
 @pytest.mark.parametrize("compression", ["zstd", "none"])
 @pytest.mark.parametrize("checksum", [True, False])
 def test_checksums_of_hierarchies_are_a_choice(tmp_path, compression, checksum):
