@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from zarr_gpu import workers
+from zarr_gpu import tensors, workers
 from zarr_gpu._types import NDArray, Shape
 from zarr_gpu.config import ArrayConfig, config
 from zarr_gpu.host_blocks import BlockJob
@@ -217,7 +217,9 @@ def as_output(out: Any, shape: Shape, dtype: np.dtype[Any]) -> NDArray:
     """
     if hasattr(out, "as_ndarray_like"):
         out = out.as_ndarray_like()
-    if isinstance(out, np.generic):
+    if tensors.is_torch(out):
+        out = tensors.output_of(out)
+    if isinstance(out, np.generic) or tensors.is_jax(out):
         raise TypeError(f"out of type {type(out).__name__} is no writable array")
     if isinstance(out, (bytearray, memoryview)):
         buffer = np.frombuffer(out, np.uint8)
@@ -240,6 +242,8 @@ def as_output(out: Any, shape: Shape, dtype: np.dtype[Any]) -> NDArray:
         raise ValueError(f"out has shape {array.shape}, the selection {shape}")
     if not array.flags.writeable:
         raise ValueError("out is read-only")
+    if array.size and any(n > 1 and not s for n, s in zip(shape, array.strides, strict=True)):
+        raise ValueError("out has several elements in the same place")
     if array.dtype != dtype and not np.can_cast(dtype, array.dtype, "same_kind"):
         raise TypeError(f"out has type {array.dtype}, which {dtype} cannot be cast to")
     return array
