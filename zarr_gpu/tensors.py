@@ -107,11 +107,8 @@ def resolved(tensor: Any) -> Any:
 
 
 def _shared(tensor: Any, dtype: np.dtype[Any]) -> NDArray:
-    array: NDArray
-    if dtype.isbuiltin == _OTHER:
-        array = unsigned(tensor).numpy().view(dtype)
-    else:
-        array = tensor.numpy()
+    other = dtype.isbuiltin == _OTHER
+    array: NDArray = unsigned(tensor).numpy().view(dtype) if other else tensor.numpy()
     return array
 
 

@@ -112,7 +112,9 @@ def test_orders_stay_what_they_are():
     """A run that is continued with a newer version goes on where it was."""
     plan = Sampling(edges=np.array([0, 3, 6, 9, 10]), shuffle=True, group=2, seed=7)
     assert plan.order(3).tolist() == [9, 6, 8, 7, 4, 3, 2, 5, 1, 0]
-    halves = [Sampling(edges=plan.edges, shuffle=True, seed=7, rank=r, world_size=2) for r in (0, 1)]
+    halves = [
+        Sampling(edges=plan.edges, shuffle=True, seed=7, rank=r, world_size=2) for r in (0, 1)
+    ]
     assert [half.order(3).tolist() for half in halves] == [[9, 6, 8, 7, 0], [2, 1, 4, 3, 5]]
 
 

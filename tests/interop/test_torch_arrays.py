@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +16,7 @@ from tests.device.devices import emulated  # noqa: E402
 from tests.interop.tensors import DTYPES, bits, random_tensor  # noqa: E402
 from zarr_gpu import tensors  # noqa: E402
 from zarr_gpu.errors import UnsupportedError  # noqa: E402
+from zarr_gpu.interop import torch as interop  # noqa: E402
 from zarr_gpu.interop.torch import read, to_torch  # noqa: E402
 
 DATA = np.arange(24, dtype="f4").reshape(4, 6)
@@ -75,6 +76,8 @@ def test_what_was_saved_for_backward_is_known_to_have_changed():
         (lambda: np.lib.stride_tricks.as_strided(np.zeros(6, "f4"), (4, 6), (0, 4)), ValueError,
          "same place"),
     ],
+    ids=["shape", "type", "expanded", "history", "meta", "sparse", "conjugate", "negated", "frozen",
+         "overlapping"],
 )  # fmt: skip
 def test_outputs_that_cannot_be_written_to_are_refused(make, error, message):
     with pytest.raises(error, match=message):
@@ -109,6 +112,7 @@ def test_memory_comes_by_dlpack_and_by_buffers():
 # -- values ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:ComplexHalf support")  # PyTorch's own, of its own type
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_tensors_of_all_types_are_stored_and_come_back(dtype):
     tensor = random_tensor(dtype, (7, 5))
@@ -130,8 +134,6 @@ def test_values_with_gradients_conjugates_and_casts():
     assert torch.equal(to_torch(array), value.detach().conj())
     array[...] = value.detach().conj().imag  # computed when it is needed
     assert torch.equal(to_torch(array).real, -value.detach().imag)
-    half = stored(np.zeros(6), dtype="bfloat16") if False else None
-    assert half is None
     small = zarr_gpu.create_array({}, shape=6, chunks=2, dtype="bfloat16", device="cpu")
     small[...] = torch.arange(6.0)
     assert torch.equal(to_torch(small), torch.arange(6).bfloat16())
@@ -164,7 +166,9 @@ def test_a_lazy_array_is_a_tensor_by_way_of_numpy():
 def test_byte_order_and_places_of_elements_do_not_matter(zarr_format):
     big = DATA.astype(">f4")
     array = stored(big, zarr_format=zarr_format)
-    assert torch.equal(read(array, (slice(None), slice(None, None, -2))), torch.from_numpy(DATA[:, ::-2].copy()))
+    assert torch.equal(
+        read(array, (slice(None), slice(None, None, -2))), torch.from_numpy(DATA[:, ::-2].copy())
+    )
     assert torch.equal(to_torch(big[::-1]), torch.from_numpy(DATA[::-1].copy()))
     packed = np.zeros(5, np.dtype([("a", "u1"), ("b", "<f4")]))
     assert to_torch(packed["b"]).shape == (5,)
@@ -182,14 +186,95 @@ def test_types_that_pytorch_lacks_are_refused():
         array = zarr_gpu.create_array({}, shape=3, dtype=np.dtype(dtype), device="cpu")
         with pytest.raises(UnsupportedError, match=hint):
             read(array)
-    with pytest.raises(UnsupportedError):
-        array[...] = torch.zeros(3, dtype=torch.int4 if False else torch.float32).to_dense().view(
-            torch.float32
-        ) if False else _unstorable()
+    packed = torch.zeros(3, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    with pytest.raises(UnsupportedError, match="float4"):
+        array[...] = packed
 
 
-def _unstorable():
-    kind = getattr(torch, "float4_e2m1fn_x2", None)
-    if kind is None:
-        pytest.skip("this PyTorch has no type that cannot be stored")
-    return torch.zeros(3, dtype=torch.uint8).view(kind)
+# -- devices: an emulated one, and a stand-in for CuPy ---------------------------------------------
+
+
+class OnCard(torch.Tensor):
+    """A tensor of the host that says it was on a card."""
+
+    is_cuda = True
+
+    def __dlpack_device__(self):
+        return 2, 0
+
+
+def on_card(tensor):
+    return tensor.as_subclass(OnCard)
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """An emulated device that takes such tensors, and PyTorch's current stream for its own."""
+    with emulated(monkeypatch) as runtime:
+        adopt = runtime.adopt
+
+        def adopt_tensors(out):
+            return adopt(out.as_subclass(torch.Tensor).numpy() if tensors.is_torch(out) else out)
+
+        monkeypatch.setattr(runtime, "adopt", adopt_tensors)
+        monkeypatch.setattr(interop, "_stream", lambda where: nullcontext())
+        yield runtime
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e5m2], ids=str)
+def test_tensors_on_a_card_are_read_into_and_written(card, dtype):
+    tensor = random_tensor(dtype, (40, 30))
+    array = zarr_gpu.create_array({}, data=tensor, chunks=(7, 30), device="cpu").to("cuda")
+    found = read(array, slice(3, 33))
+    card.synchronize()
+    assert torch.equal(bits(found), bits(tensor[3:33]))
+    assert found.dtype == dtype
+    out = torch.zeros(40, 30, dtype=dtype)
+    array.read(out=on_card(out))
+    card.synchronize()
+    assert torch.equal(bits(out), bits(tensor))
+    array[:20] = on_card(tensor[20:].clone())
+    card.synchronize()
+    assert torch.equal(bits(read(array.to("cpu"))[:20]), bits(tensor[20:]))
+    assert card.counts.launches
+
+
+def test_bits_on_a_card_are_not_taken_for_numbers(card):
+    array = zarr_gpu.create_array({}, data=torch.arange(6.0).bfloat16(), chunks=2).to("cuda")
+    numbers = zarr_gpu.create_array({}, data=np.arange(6, dtype="u2"), chunks=2).to("cuda")
+    for wrong in (torch.zeros(6), torch.zeros(6, dtype=torch.float16)):
+        with pytest.raises(TypeError, match="cast"):
+            array.read(out=on_card(wrong))
+    with pytest.raises(TypeError, match="cast"):
+        numbers.read(out=on_card(torch.zeros(6).bfloat16()))
+    with pytest.raises(TypeError, match="cast"):
+        array.read(out=card.array(np.zeros(6, "f4")))
+    out = torch.zeros(6, dtype=torch.uint16)  # the bits, as CuPy has them
+    array.read(out=on_card(out))
+    card.synchronize()
+    assert torch.equal(out.view(torch.bfloat16), torch.arange(6.0).bfloat16())
+    array[...] = on_card(torch.arange(6.0) + 0.5)  # converted on the host
+    card.synchronize()
+    assert torch.equal(read(array.to("cpu")), (torch.arange(6.0) + 0.5).bfloat16())
+
+
+def test_pytorch_s_current_stream_orders_what_is_read(monkeypatch):
+    used = []
+    stream = SimpleNamespace(cuda_stream=77)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    cupy = SimpleNamespace(
+        cuda=SimpleNamespace(ExternalStream=lambda p: used.append(p) or nullcontext())
+    )
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    with interop._stream("cuda:0"):
+        assert used == [77]
+    with interop._stream("host"):
+        assert used == [77]
+
+
+def test_devices_that_arrays_do_not_know_are_refused():
+    with pytest.raises(ValueError, match="mps"):
+        read(stored(), device="mps")
+    with pytest.raises(ValueError, match="either"):
+        read(stored(), device="cpu", out=torch.zeros(4, 6))
+    assert read(stored(), device="cpu").device.type == "cpu"

@@ -6,9 +6,9 @@
         for batch in batches:
             step(batch["image"], batch["label"])
 
-Batches are NumPy arrays of their own memory. Whole chunks are read into a few buffers of equal size,
-which are used again and again and never take more than ``memory`` bytes together. Knows no framework:
-what makes a batch out of a buffer is a :class:`Memory`.
+Batches are NumPy arrays of their own memory. Whole chunks are read into a few buffers of equal
+size, which are used again and again and never take more than ``memory`` bytes together. Knows no
+framework: what makes a batch out of a buffer is a :class:`Memory`.
 """
 
 from __future__ import annotations
@@ -94,12 +94,13 @@ class _Slot:
 class Batches:
     """The samples of arrays (see :class:`~zarr_gpu.interop.samples.Samples`) in batches.
 
-    ``batch_size=None`` gives single samples. With ``shuffle``, chunks come in a random order, and the
-    samples of ``shuffle_chunks`` of them at a time are mixed: as many as fit, unless it is given (do
-    that where the order must not depend on ``memory``). ``block="shard"`` visits whole shards, which
-    costs fewer requests from remote stores. ``rank`` of ``world_size`` visits its part of the
-    samples; ``balance`` is described in :class:`~zarr_gpu.interop.sampling.Sampling`.
-    ``transform`` is applied to what is handed out.
+    ``batch_size=None`` gives single samples. With ``shuffle``, chunks come in a random order, and
+    the samples of ``shuffle_chunks`` of them at a time are mixed: as many as fit, unless it is
+    given (do that where the order must not depend on ``memory``). ``block="shard"`` visits whole
+    shards, which costs fewer requests from remote stores. ``rank`` of ``world_size`` visits its
+    part of the samples; ``balance`` is described in :class:`~zarr_gpu.interop.sampling.Sampling`.
+    ``transform`` is applied to what is handed out. ``device`` decodes, which must suit the
+    :class:`Memory`.
 
     Raises ValueError when ``memory`` bytes do not hold what has to be in memory together.
     """
@@ -123,8 +124,11 @@ class Batches:
         balance: Balance = "none",
         memory: int = MEMORY,
         transform: Callable[[Any], Any] | None = None,
+        device: str = "cpu",
     ) -> None:
-        self.samples = Samples(arrays, axis=axis, window=window, stride=stride, select=select)
+        self.samples = Samples(
+            arrays, axis=axis, window=window, stride=stride, select=select, device=device
+        )
         edges = self.samples.edges(block)
         self.memory = memory
         self.transform = transform
@@ -175,8 +179,8 @@ class Batches:
         for name, value in {**self.fingerprint(), **more}.items():
             if state.get(name) != value:
                 raise ValueError(
-                    f"cannot go on where the state was taken: {name} was {state.get(name)!r} and is "
-                    f"{value!r}, the order would be another one"
+                    f"cannot go on where the state was taken: {name} was {state.get(name)!r} and "
+                    f"is {value!r}, the order would be another one"
                 )
 
     def iterate(

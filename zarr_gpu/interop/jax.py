@@ -136,8 +136,8 @@ class JaxBatches:
         def passed(n: int) -> None:
             self._at = epoch, self._at[1] + n
 
-        for batch in self.source.iterate(epoch, skip=done, passed=passed):
-            yield jax.tree_util.tree_map(self._placed, batch)
+        found = self.source.iterate(epoch, skip=done, passed=passed)
+        return (jax.tree_util.tree_map(self._placed, batch) for batch in found)
 
     def _placed(self, part: Any) -> jax.Array:
         part = _narrowed(np.asarray(part))
@@ -168,8 +168,8 @@ def batches(
     """Batches of the samples of arrays, read ahead by threads; each epoch visits every sample once.
 
     ``options`` are those of :class:`~zarr_gpu.interop.batches.Batches`. Processes share the samples
-    out, ``batch_size`` is that of one process. With ``sharding`` (of the first axis, over the devices
-    of all processes) the batches of all processes are one array: take ``drop_last`` and
+    out, ``batch_size`` is that of one process. With ``sharding`` (of the first axis, over the
+    devices of all processes) the batches of all processes are one array: take ``drop_last`` and
     ``balance="drop"``, so that all have batches of the same size.
     """
     if (rank is None) != (world_size is None):

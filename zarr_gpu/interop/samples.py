@@ -83,7 +83,8 @@ class Samples:
     A sample is what lies at one index of ``axis``. With ``window`` it is so many indices in a row,
     from ``stride`` after where the one before began; incomplete windows at the end are left out.
     ``select`` is the selection of the other axes, in order: integers, slices, lists, as for
-    ``array.oindex``. ``axis`` and ``select`` hold for all arrays, or are given as ``arrays`` are.
+    ``array.oindex``. ``axis`` and ``select`` hold for all arrays, or are given as ``arrays`` are:
+    in a mapping or a list. ``device`` decodes.
 
     Raises ValueError when the arrays do not have the same number of samples.
     """
@@ -96,6 +97,7 @@ class Samples:
         window: int | None = None,
         stride: int | None = None,
         select: Any = None,
+        device: str = "cpu",
     ) -> None:
         self.names: tuple[str, ...] | None = None
         self.single = isinstance(arrays, Array)
@@ -116,7 +118,7 @@ class Samples:
         self.length = window or 1
         self.stride = stride or self.length
         axes, selects = self._each(axis, len(given)), self._each(select, len(given))
-        self.members = tuple(map(_member, given, axes, selects))
+        self.members = tuple(map(_member, [a.to(device) for a in given], axes, selects))
         lengths = [m.array.shape[m.axis] for m in self.members]
         if len(set(lengths)) > 1:
             raise ValueError(f"the arrays have {lengths} samples, they must have the same number")
@@ -226,8 +228,8 @@ def _member(array: Array, axis: Any, select: Any) -> Member:
     axis %= array.ndim
     picked = select if isinstance(select, tuple) else () if select is None else (select,)
     others = array.ndim - 1
-    if Ellipsis in [item for item in picked if item is Ellipsis]:
-        at = next(i for i, item in enumerate(picked) if item is Ellipsis)
+    at = next((i for i, item in enumerate(picked) if item is Ellipsis), None)
+    if at is not None:
         fill = (slice(None),) * (others - len(picked) + 1)
         picked = (*picked[:at], *fill, *picked[at + 1 :])
     if len(picked) > others:

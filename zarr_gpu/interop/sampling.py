@@ -1,9 +1,10 @@
 """The order in which samples are visited: pure functions of sizes, a seed and an epoch.
 
 Samples are numbered; blocks are runs of them that are stored together (chunks). In an epoch, blocks
-come in a random order, or as they are; what they hold, one after the other, is *the sequence*. Ranks
-share the sequence out, then the workers of each rank share its part out, by whole batches. Each takes
-its part in groups of so many blocks, which are in memory together, and mixes the samples of a group.
+come in a random order, or as they are; what they hold, one after the other, is *the sequence*.
+Ranks share the sequence out, then the workers of each rank share its part out, by whole batches.
+Each takes its part in groups of so many blocks, which are in memory together, and mixes the samples
+of a group.
 
 So every sample comes once, nobody needs to talk to anybody, a chunk is decoded once (by two, where
 the sequence was cut), and any position of any epoch can be found again without having been there
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -171,7 +172,8 @@ def runs(spans: Int64) -> Int64:
         return np.arange(spans[0, 0], spans[0, 1])
     length = spans[:, 1] - spans[:, 0]
     before = np.cumsum(length) - length
-    return np.arange(length.sum()) + np.repeat(spans[:, 0] - before, length)
+    found: Int64 = np.arange(length.sum()) + np.repeat(spans[:, 0] - before, length)
+    return found
 
 
 def merged(spans: Int64) -> Int64:
@@ -188,7 +190,8 @@ def places(spans: Int64, numbers: Int64) -> Int64:
     length = spans[:, 1] - spans[:, 0]
     before = np.cumsum(length) - length
     row = np.searchsorted(spans[:, 0], numbers, "right") - 1
-    return numbers - spans[row, 0] + before[row]
+    found: Int64 = numbers - spans[row, 0] + before[row]
+    return found
 
 
 def block_edges(starts: Int64, n: int, stride: int = 1, least: int = 1) -> Int64:
@@ -215,9 +218,9 @@ def _hashed(numbers: Int64, *stream: int) -> NDArray:
     return _mix(_mix(spread + key))
 
 
-def _mix(bits: NDArray[Any]) -> NDArray[Any]:
+def _mix(bits: NDArray) -> NDArray:
     """The last steps of SplitMix64, a bijection."""
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: NDArray[Any] = bits ^ (bits >> np.uint64(31))
+    mixed: NDArray = bits ^ (bits >> np.uint64(31))
     return mixed

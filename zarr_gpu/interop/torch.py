@@ -11,8 +11,8 @@
             step(batch["x"], batch["y"])
 
 :class:`ZarrIterableDataset` reads whole chunks ahead with threads and shuffles chunks and the
-samples of many chunks: prefer it. :class:`ZarrDataset` gives any sample at any time, for samplers of
-your own; from compressed arrays it decodes a chunk for each, unless a batch is fetched at once.
+samples of many chunks: prefer it. :class:`ZarrDataset` gives any sample at any time, for samplers
+of your own; from compressed arrays it decodes a chunk for each, unless a batch is fetched at once.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ __all__ = ["ZarrDataset", "ZarrIterableDataset", "read", "to_torch"]
 def to_torch(value: Any, *, device: Any = None) -> Any:
     """An array, or what was read from one, as a tensor; with the same memory where that can be.
 
-    A NumPy or CuPy array is taken over as it is, bfloat16 and float8 included; read-only, big-endian
-    and reversed ones are copied. An :class:`~zarr_gpu.Array` is read. ``device`` moves the result.
-    Raises UnsupportedError for types that PyTorch lacks.
+    A NumPy or CuPy array is taken over as it is, bfloat16 and float8 included; read-only,
+    big-endian and reversed ones are copied. An :class:`~zarr_gpu.Array` is read. ``device`` moves
+    the result. Raises UnsupportedError for types that PyTorch lacks.
     """
     if isinstance(value, Array):
         return read(value, device=device)
@@ -167,16 +167,6 @@ def _device(device: Any) -> Any:
     return torch.device(device)
 
 
-def _placed(arrays: Arrays, device: Any) -> Arrays:
-    """The same arrays, read on another device."""
-    name = "cpu" if device is None else str(device)
-    if isinstance(arrays, Array):
-        return arrays.to(name)
-    if isinstance(arrays, Mapping):
-        return {key: array.to(name) for key, array in arrays.items()}
-    return [array.to(name) for array in arrays]
-
-
 def _refuse_worker(device: Any) -> None:
     if device is not None and _in_worker() is not None:
         raise RuntimeError(
@@ -201,7 +191,8 @@ class ZarrDataset(torch.utils.data.Dataset):  # type: ignore[misc]  # a class wi
 
     ``arrays``, ``axis``, ``window``, ``stride`` and ``select`` are those of
     :class:`~zarr_gpu.interop.samples.Samples`; ``transform`` is applied to every sample. With
-    ``device="cuda"`` samples are decoded there. Works in workers of a DataLoader, forked or spawned.
+    ``device="cuda"`` samples are decoded there. Works in workers of a DataLoader, forked or
+    spawned.
     """
 
     def __init__(
@@ -216,8 +207,10 @@ class ZarrDataset(torch.utils.data.Dataset):  # type: ignore[misc]  # a class wi
         device: Any = None,
     ) -> None:
         self.device = _device(device)
-        arrays = _placed(arrays, self.device)
-        self.samples = Samples(arrays, axis=axis, window=window, stride=stride, select=select)
+        self.samples = Samples(
+            arrays, axis=axis, window=window, stride=stride, select=select,
+            device=str(self.device or "cpu"),
+        )  # fmt: skip
         self.transform = transform
         for member in self.samples.members:
             tensors.torch_dtype(torch, member.dtype)  # says at once what cannot be a tensor
@@ -281,9 +274,9 @@ class ZarrIterableDataset(torch.utils.data.IterableDataset):  # type: ignore[mis
     With ``device="cuda"`` chunks are decoded there and batches never leave it (``num_workers=0``
     only). ``pin_memory`` makes batches page-locked where there is a card.
 
-    The order depends on the epoch (:meth:`set_epoch`, also for persistent workers), the seed and the
-    number of ranks and workers. ``state_dict`` is the position; ``load_state_dict`` goes on there
-    exactly. With workers use torchdata's ``StatefulDataLoader``, which keeps it for each.
+    The order depends on the epoch (:meth:`set_epoch`, also for persistent workers), the seed and
+    the number of ranks and workers. ``state_dict`` is the position; ``load_state_dict`` goes on
+    there exactly. With workers use torchdata's ``StatefulDataLoader``, which keeps it for each.
     """
 
     def __init__(
@@ -311,10 +304,10 @@ class ZarrIterableDataset(torch.utils.data.IterableDataset):  # type: ignore[mis
         self.device = _device(device)
         rank, world_size = _rank(rank, world_size)
         self.batches = Batches(
-            _placed(arrays, self.device), batch_size=batch_size, axis=axis, window=window,
-            stride=stride, select=select, shuffle=shuffle, shuffle_chunks=shuffle_chunks, seed=seed,
-            block=block, drop_last=drop_last, rank=rank, world_size=world_size, balance=balance,
-            memory=memory, transform=transform,
+            arrays, batch_size=batch_size, axis=axis, window=window, stride=stride, select=select,
+            shuffle=shuffle, shuffle_chunks=shuffle_chunks, seed=seed, block=block,
+            drop_last=drop_last, rank=rank, world_size=world_size, balance=balance,
+            memory=memory, transform=transform, device=str(self.device or "cpu"),
         )  # fmt: skip
         for member in self.batches.samples.members:
             tensors.torch_dtype(torch, member.dtype)  # says at once what cannot be a tensor
@@ -356,9 +349,7 @@ class ZarrIterableDataset(torch.utils.data.IterableDataset):  # type: ignore[mis
         def passed(n: int) -> None:
             self._at = (epoch, self._at[1] + n)
 
-        return self.batches.iterate(
-            epoch, worker, workers, skip=done, memory=memory, passed=passed
-        )
+        return self.batches.iterate(epoch, worker, workers, skip=done, memory=memory, passed=passed)
 
     def state_dict(self) -> dict[str, Any]:
         """The position of the iteration that began last, in this process; plain numbers."""
@@ -368,7 +359,8 @@ class ZarrIterableDataset(torch.utils.data.IterableDataset):  # type: ignore[mis
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The next iteration goes on there.
 
-        Raises ValueError when the order is another one now: other arrays, options, ranks or workers.
+        Raises ValueError when the order is another one now: other arrays, options, ranks or
+        workers.
         """
         self.batches.check(state, **_share())
         self._resume = int(state["epoch"]), int(state["done"])
