@@ -81,7 +81,8 @@ for dtype in (jnp.bfloat16, jnp.float8_e5m2, np.bool_, np.uint16, np.complex64, 
     data = np.arange(12).astype(dtype)
     stored = zarr_gpu.create_array({}, data=data, chunks=5)
     native = data.astype(data.dtype.newbyteorder("="))
-    for found in (read(stored), read(stored, sharding=NamedSharding(Mesh(devices[:4], "a"), P("a")))):
+    four = NamedSharding(Mesh(devices[:4], "a"), P("a"))
+    for found in (read(stored), read(stored, sharding=four)):
         assert found.dtype == native.dtype
         assert np.asarray(found).tobytes() == native.tobytes()
 wide = zarr_gpu.create_array({}, data=np.array([1, 2**40]), chunks=1)
@@ -129,7 +130,8 @@ again.set_epoch(0)
 assert again.state_dict() == state
 assert numbers(again) == first[3:]
 assert numbers(again) == first
-refused(ValueError, "seed", lambda: batches(arrays, **{**options, "seed": 5}).load_state_dict(state))
+other = batches(arrays, **{**options, "seed": 5})
+refused(ValueError, "seed", lambda: other.load_state_dict(state))
 refused(ValueError, "both", lambda: batches(arrays, batch_size=1, rank=0))
 halves = [batches(arrays, **options, rank=r, world_size=2) for r in range(2)]
 assert sorted(sum(sum(map(numbers, halves), []), [])) == list(range(64))
