@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import sys
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from hypothesis import strategies as st  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 
 import zarr_gpu  # noqa: E402
+from tests.device.devices import emulated  # noqa: E402
 from zarr_gpu.errors import ChunkDecodeError, UnsupportedError  # noqa: E402
 from zarr_gpu.interop import batches as interop_batches  # noqa: E402
 from zarr_gpu.interop import torch as interop  # noqa: E402
@@ -37,8 +41,9 @@ def arrays(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    """A chunk is a block however small it is."""
+    """A chunk is a block however small it is, and only labels are kept."""
     monkeypatch.setattr("zarr_gpu.interop.samples.LEAST_BLOCK_NBYTES", 1)
+    monkeypatch.setattr("zarr_gpu.interop.samples.RESIDENT_NBYTES", Y.nbytes)
 
 
 def visited(batches):
@@ -302,6 +307,56 @@ def test_ranks_are_those_of_torch_distributed(arrays, tmp_path):
         assert (other.rank, other.world_size) == (2, 3)
     finally:
         torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """An emulated device whose memory holds tensors of the host."""
+    used = []
+    with emulated(monkeypatch) as runtime:
+        adopt, memory = runtime.adopt, interop._CudaMemory
+
+        def adopt_tensors(out):
+            return adopt(out.numpy() if isinstance(out, torch.Tensor) else out)
+
+        def synchronize():
+            used.append("stream")
+            runtime.synchronize()
+
+        event = SimpleNamespace(record=lambda s: None, synchronize=lambda: used.append("event"))
+        stream = SimpleNamespace(synchronize=lambda: None)
+        cuda = SimpleNamespace(get_current_stream=lambda: SimpleNamespace(synchronize=synchronize))
+        monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
+        monkeypatch.setattr(runtime, "adopt", adopt_tensors)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+        monkeypatch.setattr(torch.cuda, "Event", lambda: event)
+        monkeypatch.setattr(interop, "_stream", lambda where: nullcontext())
+        monkeypatch.setattr(interop, "_CudaMemory", lambda device: memory(torch.device("cpu")))
+        yield SimpleNamespace(used=used, runtime=runtime)
+
+
+@pytest.mark.parametrize("options", [{}, {"window": 3, "stride": 2}], ids=["samples", "windows"])
+def test_chunks_are_decoded_on_a_card_and_handed_out_there(card, arrays, options):
+    dataset = ZarrIterableDataset(
+        arrays["x"], batch_size=40, shuffle=True, memory=80_000, device="cuda", **options
+    )
+    order = dataset.batches.sampling.order(0)
+    expected = ZarrDataset(arrays["x"], **options).__getitems__(order)
+    found = list(dataset)
+    assert torch.equal(torch.cat(found), torch.stack(expected))
+    assert card.runtime.counts.launches
+    assert card.used.count("stream") > card.used.count("event") > 5  # buffers are used again
+    both = ZarrDataset(arrays, device="cuda", **options).__getitems__([3, 20])
+    card.runtime.synchronize()
+    assert torch.equal(both[1]["x"], ZarrDataset(arrays["x"], **options)[20])
+
+
+def test_page_locked_memory_needs_a_card(arrays):
+    if torch.cuda.is_available():
+        pytest.skip("there is a card")
+    with pytest.warns(UserWarning, match="no card"):
+        dataset = ZarrIterableDataset(arrays, batch_size=10, pin_memory=True)
+    assert len(visited(dataset)) == N
 
 
 def test_decoding_on_a_card_is_refused_in_workers(arrays, monkeypatch):

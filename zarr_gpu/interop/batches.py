@@ -6,9 +6,10 @@
         for batch in batches:
             step(batch["image"], batch["label"])
 
-Batches are NumPy arrays of their own memory. Whole chunks are read into a few buffers of equal
-size, which are used again and again and never take more than ``memory`` bytes together. Knows no
-framework: what makes a batch out of a buffer is a :class:`Memory`.
+Batches are NumPy arrays of their own memory; ``zarr_gpu.interop.torch`` and ``.jax`` make tensors
+of them. Whole chunks are read into a few buffers of equal size, which are used again and again and
+never take more than ``memory`` bytes together; of several arrays, small ones (labels) are read once
+and kept apart from that. Knows no framework: a :class:`Memory` makes batches out of buffers.
 """
 
 from __future__ import annotations
@@ -132,6 +133,8 @@ class Batches:
         edges = self.samples.edges(block)
         self.memory = memory
         self.transform = transform
+        self._next = self._at = (0, 0)
+        """Epoch, and the number of samples of it before the next iteration, and in the last one."""
         self.sampling = Sampling(
             edges=edges, shuffle=shuffle, seed=seed, batch_size=batch_size, drop_last=drop_last,
             group=self._group(edges, shuffle, shuffle_chunks), rank=rank, world_size=world_size,
@@ -157,6 +160,30 @@ class Batches:
     def __len__(self) -> int:
         """Batches (or samples) of this rank in an epoch."""
         return self.sampling.batches
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next iteration; on all ranks."""
+        if self._next[0] != epoch:
+            self._next = epoch, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self._at = epoch, done = self._next
+        self._next = epoch, 0
+
+        def passed(n: int) -> None:
+            self._at = epoch, self._at[1] + n
+
+        return self.iterate(epoch, skip=done, passed=passed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position of the iteration that began last; plain numbers."""
+        epoch, done = self._next if self._next[1] else self._at
+        return {"epoch": epoch, "done": done, **self.fingerprint()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The next iteration goes on there. ValueError when the order is another one now."""
+        self.check(state)
+        self._next = self._at = int(state["epoch"]), int(state["done"])
 
     @property
     def buffers(self) -> int:

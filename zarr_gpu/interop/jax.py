@@ -11,7 +11,7 @@ JAX gives to NumPy arrays: without ``jax_enable_x64`` those of 64 bits become 32
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ except ImportError as error:
         "zarr_gpu.interop.jax needs JAX: pip install 'zarr-gpu[jax]'"
     ) from error
 
-__all__ = ["JaxBatches", "batches", "read"]
+__all__ = ["batches", "read"]
 
 
 def read(
@@ -111,51 +111,6 @@ def _narrowed(array: NDArray) -> NDArray:
     return array.astype(wanted)
 
 
-class JaxBatches:
-    """Batches as JAX arrays; see :func:`batches`."""
-
-    def __init__(self, source: Batches, sharding: Any) -> None:
-        self.source = source
-        self.sharding = sharding
-        self._next = (0, 0)
-        """Epoch and sample with which the next iteration begins."""
-        self._at = (0, 0)
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next iteration, in all processes."""
-        if self._next[0] != epoch:
-            self._next = epoch, 0
-
-    def __iter__(self) -> Iterator[Any]:
-        self._at = epoch, done = self._next
-        self._next = epoch, 0
-
-        def passed(n: int) -> None:
-            self._at = epoch, self._at[1] + n
-
-        found = self.source.iterate(epoch, skip=done, passed=passed)
-        return (jax.tree_util.tree_map(self._placed, batch) for batch in found)
-
-    def _placed(self, part: Any) -> jax.Array:
-        part = _narrowed(np.asarray(part))
-        if self.sharding is None:
-            return jax.device_put(part)
-        return jax.make_array_from_process_local_data(self.sharding, part)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position of the iteration that began last; plain numbers."""
-        epoch, done = self._at
-        return {"epoch": epoch, "done": done, **self.source.fingerprint()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The next iteration goes on there. ValueError when the order is another one now."""
-        self.source.check(state)
-        self._next = self._at = int(state["epoch"]), int(state["done"])
-
-
 def batches(
     arrays: Arrays,
     *,
@@ -163,18 +118,36 @@ def batches(
     sharding: Any = None,
     rank: int | None = None,
     world_size: int | None = None,
+    transform: Callable[[Any], Any] | None = None,
     **options: Any,
-) -> JaxBatches:
+) -> Batches:
     """Batches of the samples of arrays, read ahead by threads; each epoch visits every sample once.
 
-    ``options`` are those of :class:`~zarr_gpu.interop.batches.Batches`. Processes share the samples
-    out, ``batch_size`` is that of one process. With ``sharding`` (of the first axis, over the
-    devices of all processes) the batches of all processes are one array: take ``drop_last`` and
+    ``transform`` is applied to batches of NumPy arrays, before they go to JAX. Other ``options``
+    are those of :class:`~zarr_gpu.interop.batches.Batches`. Processes share the samples out,
+    ``batch_size`` is that of one process. With ``sharding`` (of the first axis, over the devices of
+    all processes) the batches of all processes are one array: take ``drop_last`` and
     ``balance="drop"``, so that all have batches of the same size.
     """
     if (rank is None) != (world_size is None):
         raise ValueError("give both rank and world_size, or neither")
     rank = jax.process_index() if rank is None else rank
     world_size = jax.process_count() if world_size is None else world_size
-    source = Batches(arrays, batch_size=batch_size, rank=rank, world_size=world_size, **options)
-    return JaxBatches(source, sharding)
+
+    def placed(part: Any) -> jax.Array:
+        part = _narrowed(np.asarray(part))
+        if sharding is None:
+            return jax.device_put(part)
+        return jax.make_array_from_process_local_data(sharding, part)
+
+    def deliver(batch: Any) -> Any:
+        return jax.tree_util.tree_map(placed, batch if transform is None else transform(batch))
+
+    return Batches(
+        arrays,
+        batch_size=batch_size,
+        rank=rank,
+        world_size=world_size,
+        transform=deliver,
+        **options,
+    )

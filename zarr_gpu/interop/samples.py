@@ -238,11 +238,18 @@ def _member(array: Array, axis: Any, select: Any) -> Member:
     selection = (*picked[:axis], slice(0, 0), *picked[axis:])
     shape = indexing.parse_orthogonal(selection, array.shape).shape
     place = sum(not isinstance(item, int | np.integer) for item in picked[:axis])
-    dtype = array.dtype.newbyteorder("=")
-    if dtype.hasobject:
-        raise UnsupportedError(f"samples of {dtype} of array {array.name!r} have no fixed size")
+    if array.dtype.hasobject or array.dtype.kind == "T":
+        what = f"elements of type {array.metadata.data_type.name} of array {array.name!r}"
+        raise UnsupportedError(f"{what} have no fixed size")
     rest = (*shape[:place], *shape[place + 1 :])
-    return Member(array=array, axis=axis, select=picked, rest=rest, place=place, dtype=dtype)
+    return Member(
+        array=array,
+        axis=axis,
+        select=picked,
+        rest=rest,
+        place=place,
+        dtype=array.dtype.newbyteorder("="),
+    )
 
 
 def _moved(array: Any, source: int, target: int) -> Any:
