@@ -210,12 +210,10 @@ def _shard_tasks(placement: Placement, step: int) -> Any:
             yield number, placement.rows[start : min(stop, start + step)]
 
 
-def _check_places(array: NDArray, shape: Shape) -> None:
-    """Raise ValueError unless there is a place of its own for every element."""
+def check_places(array: Any, shape: Shape) -> None:
+    """Raise ValueError unless an array has a place of its own for every element."""
     if array.shape != shape:
         raise ValueError(f"out has shape {array.shape}, the selection {shape}")
-    if not array.flags.writeable:
-        raise ValueError("out is read-only")
     if array.size and any(n > 1 and not s for n, s in zip(shape, array.strides, strict=True)):
         raise ValueError("out has several elements in the same place")
 
@@ -248,7 +246,9 @@ def as_output(out: Any, shape: Shape, dtype: np.dtype[Any]) -> NDArray:
                     raise TypeError(
                         f"out of type {type(out).__name__} is no writable array"
                     ) from None
-    _check_places(array, shape)
+    check_places(array, shape)
+    if not array.flags.writeable:
+        raise ValueError("out is read-only")
     if array.dtype != dtype and not np.can_cast(dtype, array.dtype, "same_kind"):
         raise TypeError(f"out has type {array.dtype}, which {dtype} cannot be cast to")
     return array

@@ -72,7 +72,7 @@ def test_what_was_saved_for_backward_is_known_to_have_changed():
         (lambda: torch.zeros(4, 6).to_sparse(), TypeError, "layout"),
         (lambda: torch.zeros(4, 6, dtype=torch.complex64).conj(), ValueError, "conj"),
         (lambda: torch.zeros(4, 6, dtype=torch.complex64).conj().imag, ValueError, "conj"),
-        (lambda: np.broadcast_to(np.zeros(6, "f4"), (4, 6)), ValueError, "read-only"),
+        (lambda: np.frombuffer(bytes(96), "f4").reshape(4, 6), ValueError, "read-only"),
         (lambda: np.lib.stride_tricks.as_strided(np.zeros(6, "f4"), (4, 6), (0, 4)), ValueError,
          "same place"),
     ],
@@ -249,6 +249,12 @@ def test_bits_on_a_card_are_not_taken_for_numbers(card):
         numbers.read(out=on_card(torch.zeros(6).bfloat16()))
     with pytest.raises(TypeError, match="cast"):
         array.read(out=card.array(np.zeros(6, "f4")))
+    with pytest.raises(ValueError, match="same place"):
+        numbers.read(out=on_card(torch.zeros(1, dtype=torch.int32).expand(6)))
+    with pytest.raises(ValueError, match="shape"):
+        numbers.read(out=on_card(torch.zeros(5, dtype=torch.int32)))
+    with pytest.raises(ValueError, match="detach"):
+        numbers.read(out=on_card(2 * torch.zeros(6, requires_grad=True)))
     out = torch.zeros(6, dtype=torch.uint16)  # the bits, as CuPy has them
     array.read(out=on_card(out))
     card.synchronize()

@@ -17,7 +17,7 @@ from zarr_gpu.device.read import DeviceRead, Target
 from zarr_gpu.device.runtime import DeviceMemoryError
 from zarr_gpu.device.wave import Wave
 from zarr_gpu.device.write import DeviceWrite
-from zarr_gpu.host import HostBackend
+from zarr_gpu.host import HostBackend, check_places
 from zarr_gpu.host_write import WriteJob
 from zarr_gpu.layout import ArrayLayout
 from zarr_gpu.plan import Plan
@@ -79,8 +79,7 @@ class DeviceBackend:
         if array is None:
             return _host.adopt(out, shape, dtype)
         own = array.dtype if own is None else own
-        if array.shape != shape:
-            raise ValueError(f"out has shape {array.shape}, the selection {shape}")
+        check_places(array, shape)
         castable = np.can_cast(device_dtype(dtype), array.dtype, "same_kind")
         if not castable or not _numbers_or_same_bits(dtype, array.dtype, own):
             raise TypeError(f"out has type {own}, which {dtype} cannot be cast to")

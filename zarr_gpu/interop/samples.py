@@ -4,8 +4,8 @@
 >>> images = zarr_gpu.create_array({}, data=np.arange(24).reshape(6, 2, 2), chunks=(2, 2, 2))
 >>> labels = zarr_gpu.create_array({}, data=np.arange(6) * 10, chunks=3)
 >>> samples = Samples({"image": images, "label": labels})
->>> len(samples), samples.edges().tolist()
-(6, [0, 2, 4, 6])
+>>> len(samples), samples.pack([member.rest for member in samples.members])
+(6, {'image': (2, 2), 'label': ()})
 """
 
 from __future__ import annotations
