@@ -112,6 +112,12 @@ def test_chunks_are_read_ahead_while_the_caller_works(arrays, monkeypatch):
     assert read.acquire(timeout=60)
 
 
+def test_the_order_of_small_samples_takes_memory_too():
+    numbers = zarr_gpu.zeros(100_000, chunks=1000, dtype="u1", store={}, device="cpu")
+    assert Batches(numbers, shuffle=True, memory=3_300_000).sampling.group == 33
+    assert Batches(numbers, shuffle=True, shuffle_chunks=50, memory=3_300_000).sampling.group == 50
+
+
 def test_an_iteration_goes_on_where_another_one_was(arrays):
     options = {"batch_size": 16, "shuffle": True, "seed": 5, "memory": 9000}
     batches = Batches(arrays, **options)

@@ -13,7 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
-from hypothesis import given  # noqa: E402
+from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 
@@ -373,6 +373,7 @@ def test_decoding_on_a_card_is_refused_in_workers(arrays, monkeypatch):
 # -- going on -------------------------------------------------------------------------------------
 
 
+@settings(max_examples=max(20, settings.default.max_examples // 3))
 @given(st.integers(0, 60), st.booleans(), st.integers(1, 40), st.integers(0, 3))
 def test_any_position_can_be_gone_on_from(stop, shuffle, size, epoch):
     array = zarr_gpu.create_array({}, data=np.arange(97), chunks=5, device="cpu")

@@ -36,6 +36,8 @@ BUFFERS = 3
 MOST_BUFFERS = 8
 TOGETHER, TOGETHER_NBYTES = 256, 1 << 20
 """Samples handed out one by one share memory, at most so many or of this size."""
+ORDER_NBYTES = 32
+"""What sorting takes for each sample, which matters where samples are single numbers."""
 IN_ORDER_NBYTES = 16 << 20
 """What is read at once where nothing is shuffled."""
 
@@ -155,6 +157,7 @@ class Batches:
             return min(wanted, n) if wanted > 0 else wanted
         most = self.memory // BUFFERS if shuffle else min(IN_ORDER_NBYTES, self.memory // BUFFERS)
         one = self.samples.most_elements(edges, 1) * self.samples.nbytes
+        one += ORDER_NBYTES * int(np.diff(edges).max(initial=0))
         return max(1, min(n, most // max(1, one)))
 
     def __len__(self) -> int:
