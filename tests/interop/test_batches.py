@@ -87,13 +87,31 @@ def test_small_arrays_are_read_once(arrays, monkeypatch):
     assert names.count(1) > 8
 
 
-def test_long_runs_are_decoded_where_they_belong(arrays, monkeypatch):
+def test_long_runs_are_decoded_where_they_belong(tmp_path, monkeypatch):
     monkeypatch.setattr(samples_module, "SPAN_NBYTES", 1)
+    array = zarr_gpu.create_array(tmp_path / "x", data=X, chunks=(7, 2, 5), device="cpu")
     for axis, select in ((0, (slice(None, None, -1), [0, 3])), (1, (slice(5, 9), 2))):
-        batches = Batches(arrays["x"], batch_size=3, axis=axis, select=select, shuffle=True)
+        options = {"axis": axis, "select": select, "shuffle": True, "shuffle_chunks": 3}
+        batches = Batches(array, batch_size=3, **options)
         found = np.concatenate(list(batches))
         whole = X[:, ::-1][..., [0, 3]] if axis == 0 else np.moveaxis(X[5:9, :, 2], 1, 0)
         assert np.array_equal(found, whole[batches.sampling.order(0)])
+
+
+def test_elements_of_overlapping_windows_are_read_once(monkeypatch):
+    """Windows that are longer than chunks, of chunks that are not neighbours."""
+    array = zarr_gpu.create_array({}, data=Y[:40], chunks=2, device="cpu")
+    batches = Batches(array, batch_size=4, window=9, shuffle=True, shuffle_chunks=3, stride=1)
+    read = []
+    original = Samples.load
+    monkeypatch.setattr(
+        Samples, "load", lambda self, spans, out: (read.append(spans), original(self, spans, out))
+    )
+    found = np.concatenate(list(batches))
+    assert np.array_equal(found, batches.sampling.order(0)[:, None] + np.arange(9))
+    assert any(len(spans) > 1 for spans in read)
+    for spans in read:
+        assert (spans[1:, 0] > spans[:-1, 1]).all()
 
 
 def test_chunks_are_read_ahead_while_the_caller_works(arrays, monkeypatch):

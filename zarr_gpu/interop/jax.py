@@ -46,6 +46,8 @@ def read(
     if device is not None and sharding is not None:
         raise ValueError("a sharding names its devices; give either device or sharding")
     if sharding is None:
+        if device is None and jax.config.jax_default_device is None:
+            device = jax.local_devices()[0]
         return _put(_read(array, selection, device), device)
     parsed = indexing.parse_basic(selection, array.shape)
     boxes, placed = tensors.distinct_boxes(sharding, parsed.shape)
@@ -80,7 +82,8 @@ def _read(array: Array, selection: Any, device: Any) -> Any:
     from zarr_gpu.device import detect
 
     name = f"cuda:{device.local_hardware_id}"
-    plain = array.dtype.kind in "biufc" and array.dtype.isbuiltin != 2
+    plain = array.dtype.kind in "biufc" and array.dtype.isbuiltin != 2  # no words for others
+    plain = plain and jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype  # checked there
     usable = plain and detect.unavailable_reason(name) is None
     return array.to(name if usable else "cpu").read(selection)
 
