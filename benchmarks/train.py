@@ -141,7 +141,7 @@ class Bench:
         left_x, left_y = np.empty((0, *self.x.shape[1:]), np.uint8), np.empty(0, np.int64)
         for group, _ in self.ahead.batches.sampling.groups(epoch):
             spans, at = group.spans.tolist(), places(group.spans, group.order)
-            # Slices: with one index array for all, zarr-python takes eight times as long.
+            # Slices: with one index array for all, zarr-python takes several times as long.
             x = np.concatenate([self.plain.x[start:stop] for start, stop in spans])[at]
             y = np.concatenate([labels[start:stop] for start, stop in spans])[at]
             x, y = np.concatenate((left_x, x)), np.concatenate((left_y, y))

@@ -407,8 +407,11 @@ def test_a_state_of_another_order_is_refused(arrays):
         )
         with pytest.raises(ValueError, match="another one"):
             other.load_state_dict(state)
-    other = ZarrIterableDataset(arrays, batch_size=8, shuffle=True, seed=1)
-    other.load_state_dict(state)
+    first, other = (
+        ZarrIterableDataset(arrays, batch_size=8, shuffle=True, seed=1) for _ in range(2)
+    )
+    next(iter(first))
+    other.load_state_dict(first.state_dict())
     other.set_epoch(4)  # says that the position is of no use any more
     assert len(visited(other)) == N
 
