@@ -200,9 +200,10 @@ class Batches:
         The rank is not among it: all ranks get equally far, so the state of one is that of all.
         """
         s = self.sampling
-        names = ("shuffle", "seed", "group", "batch_size", "drop_last", "balance", "world_size")
-        options = {name: getattr(s, name) for name in names}
-        return {**options, "samples": s.n, "blocks": len(s.edges) - 1}
+        names = ["shuffle", "batch_size", "drop_last", "balance", "world_size"]
+        names += ["seed", "group"] if s.shuffle else []
+        return {**{name: getattr(s, name) for name in names}, "samples": s.n,
+                "blocks": len(s.edges) - 1 if s.shuffle else 0}  # fmt: skip
 
     def check(self, state: Mapping[str, Any], **more: Any) -> None:
         """Raise ValueError unless a position in ``state`` means the same here."""
