@@ -19,7 +19,12 @@ from zarr_gpu.codecs import registry
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODULES = sorted(module.name for module in pkgutil.walk_packages(zarr_gpu.__path__, "zarr_gpu."))
-OTHERS = {"zarr_gpu.checkpoint.dcp", "zarr_gpu.checkpoint.jax"}
+OTHERS = {
+    "zarr_gpu.checkpoint.dcp",
+    "zarr_gpu.checkpoint.jax",
+    "zarr_gpu.interop.jax",
+    "zarr_gpu.interop.torch",
+}
 """Modules that import PyTorch and JAX, which start threads; they have no examples to be run."""
 MAX_LINES = {"zarr_gpu": 450, "tests": 550, "benchmarks": 450}  # a room gets crowded
 """Of a file of Python."""

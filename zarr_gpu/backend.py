@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from zarr_gpu import tensors
 from zarr_gpu._types import NDArray, Shape
 from zarr_gpu.config import ArrayConfig
 from zarr_gpu.errors import DeviceUnavailableError, UnsupportedError
@@ -70,6 +71,8 @@ _devices: dict[tuple[int, int], Backend] = {}
 
 def on_device(value: Any) -> bool:
     """True for arrays in the memory of a device."""
+    if tensors.is_torch(value):
+        return bool(value.is_cuda)
     return hasattr(value, "__cuda_array_interface__")
 
 

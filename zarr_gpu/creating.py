@@ -19,6 +19,7 @@ from zarr_gpu.metadata.paths import check_node_path
 from zarr_gpu.nodes import Metadata, StorePath, create_node, join
 from zarr_gpu.places import chosen_format, find_place, refuse_legacy
 from zarr_gpu.stores.base import Store
+from zarr_gpu.tensors import plain
 
 
 def create_array(
@@ -56,6 +57,7 @@ def create_array(
     if data is not None:
         if shape is not None or dtype is not None:
             raise ValueError("data has its own shape and dtype; give either data or those")
+        data = plain(data)
         data = data if hasattr(data, "dtype") and hasattr(data, "shape") else np.asarray(data)
         shape, dtype = data.shape, data.dtype
     if shape is None or dtype is None:
@@ -298,6 +300,7 @@ def from_array(
     if isinstance(data, Array):
         kept = arguments_for(data, zarr_format)
     else:
+        data = plain(data)
         data = data if hasattr(data, "dtype") else np.asarray(data)
         kept = {"shape": data.shape, "dtype": data.dtype, "zarr_format": 3}
         if isinstance(getattr(data, "chunks", None), tuple):
@@ -362,6 +365,7 @@ def array(data: Any, **kwargs: Any) -> Array:
         kwargs.pop("dtype", None)
         kwargs.setdefault("zarr_format", data.metadata.zarr_format)
         return create(data.shape, dtype=data.metadata.data_type, data=data, **kwargs)
+    data = plain(data)
     dtype = kwargs.pop("dtype", None)
     values = np.asarray(data, dtype) if not hasattr(data, "shape") or dtype else data
     if parse_shape(kwargs.pop("shape", values.shape)) != values.shape:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from zarr_gpu import workers
+from zarr_gpu import tensors, workers
 from zarr_gpu._types import NDArray, Shape
 from zarr_gpu.config import ArrayConfig, config
 from zarr_gpu.host_blocks import BlockJob
@@ -210,6 +210,14 @@ def _shard_tasks(placement: Placement, step: int) -> Any:
             yield number, placement.rows[start : min(stop, start + step)]
 
 
+def check_places(array: Any, shape: Shape) -> None:
+    """Raise ValueError unless an array has a place of its own for every element."""
+    if array.shape != shape:
+        raise ValueError(f"out has shape {array.shape}, the selection {shape}")
+    if array.size and any(n > 1 and not s for n, s in zip(shape, array.strides, strict=True)):
+        raise ValueError("out has several elements in the same place")
+
+
 def as_output(out: Any, shape: Shape, dtype: np.dtype[Any]) -> NDArray:
     """``out`` as a writable NumPy array of ``shape`` that shares its memory.
 
@@ -217,7 +225,9 @@ def as_output(out: Any, shape: Shape, dtype: np.dtype[Any]) -> NDArray:
     """
     if hasattr(out, "as_ndarray_like"):
         out = out.as_ndarray_like()
-    if isinstance(out, np.generic):
+    if tensors.is_torch(out):
+        out = tensors.output_of(out)
+    if isinstance(out, np.generic) or tensors.is_jax(out):
         raise TypeError(f"out of type {type(out).__name__} is no writable array")
     if isinstance(out, (bytearray, memoryview)):
         buffer = np.frombuffer(out, np.uint8)
@@ -236,8 +246,7 @@ def as_output(out: Any, shape: Shape, dtype: np.dtype[Any]) -> NDArray:
                     raise TypeError(
                         f"out of type {type(out).__name__} is no writable array"
                     ) from None
-    if array.shape != shape:
-        raise ValueError(f"out has shape {array.shape}, the selection {shape}")
+    check_places(array, shape)
     if not array.flags.writeable:
         raise ValueError("out is read-only")
     if array.dtype != dtype and not np.can_cast(dtype, array.dtype, "same_kind"):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from zarr_gpu import tensors
 from zarr_gpu._types import NDArray, Shape
 from zarr_gpu.backend import Backend
 from zarr_gpu.config import ArrayConfig
@@ -98,7 +99,9 @@ def as_values(value: Any, dtype: np.dtype[Any], *, boxed: bool = False) -> NDArr
     """``value`` as an array of ``dtype``, converted as NumPy does on assignment."""
     if hasattr(value, "as_ndarray_like"):
         value = value.as_ndarray_like()
-    if hasattr(value, "__cuda_array_interface__"):
+    if tensors.is_torch(value):
+        value = tensors.values_of(value)
+    elif hasattr(value, "__cuda_array_interface__"):
         from zarr_gpu.device.cuda import to_numpy
 
         value = to_numpy(value)

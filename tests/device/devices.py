@@ -60,7 +60,7 @@ class Unnoticed(DeviceBackend):
         return as_output(out, shape, dtype)
 
     def read(self, layout, plan, store, out, settings):
-        if out.dtype.kind in "mMV" and out.dtype.names is None:
+        if (out.dtype.kind in "mMV" and out.dtype.names is None) or out.dtype.isbuiltin == 2:
             out = out.view(device_dtype(out.dtype))
         super().read(layout, plan, store, out, settings)
 

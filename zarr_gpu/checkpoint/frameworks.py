@@ -33,6 +33,7 @@ from zarr_gpu.checkpoint.described import (
 )
 from zarr_gpu.errors import MissingDependencyError, UnsupportedError
 from zarr_gpu.metadata.safetensors import TYPES
+from zarr_gpu.tensors import torch_dtypes
 
 if TYPE_CHECKING:
     from zarr_gpu.device.engine import Engine
@@ -134,11 +135,8 @@ class _Torch:
 
     def __init__(self) -> None:
         self.module = _module("torch", "PyTorch tensors")
-        self._names: dict[Any, str] = {}
-        for name in (*CODES, *LOGICAL):
-            dtype = getattr(self.module, name, None)
-            if dtype is not None:
-                self._names[dtype] = name
+        dtypes = torch_dtypes(self.module, (*CODES, *LOGICAL))
+        self._names: dict[Any, str] = {dtype: name for name, dtype in dtypes.items()}
         packed = getattr(self.module, "float4_e2m1fn_x2", None)
         if packed is not None:
             self._names[packed] = "float4_e2m1fn"

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from zarr_gpu import tensors
 from zarr_gpu._types import JSON
 from zarr_gpu.checkpoint import saving, steps
 from zarr_gpu.checkpoint.described import described_shape
@@ -158,21 +159,15 @@ def _plan_leaf(opened: safe_open, name: str, leaf: Any, wanted: list[tuple[str, 
     if sharding is None:
         array = np.empty(shape, dtype)
         wanted.append((name, array, None))
-        return shape, None, [(None, array)]
-    boxes: dict[str, Any] = {}
-    placed = []
-    for device, index in sharding.addressable_devices_indices_map(shape).items():
-        box = tuple(slice(*s.indices(n)) for s, n in zip(index, shape, strict=True))
-        if str(box) not in boxes:
-            boxes[str(box)] = np.empty([s.stop - s.start for s in box], dtype)
-            wanted.append((name, boxes[str(box)], box))
-        placed.append((device, boxes[str(box)]))
-    return shape, sharding, placed
+        return shape, None, [], [array]
+    boxes, placed = tensors.distinct_boxes(sharding, shape)
+    parts = [np.empty(tensors.box_shape(box), dtype) for box in boxes]
+    wanted += [(name, part, box) for part, box in zip(parts, boxes, strict=True)]
+    return shape, sharding, placed, parts
 
 
 def _assemble(plan: Any) -> Any:
-    shape, sharding, placed = plan
+    shape, sharding, placed, parts = plan
     if sharding is None:
-        return jax.device_put(placed[0][1])
-    arrays = [jax.device_put(array, device) for device, array in placed]
-    return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+        return jax.device_put(parts[0])
+    return tensors.assemble(jax, shape, sharding, placed, parts)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from zarr_gpu import workers
+from zarr_gpu import tensors, workers
 from zarr_gpu._types import NDArray, Shape
 from zarr_gpu.config import ArrayConfig
 from zarr_gpu.device import assemble, policy
@@ -17,7 +17,7 @@ from zarr_gpu.device.read import DeviceRead, Target
 from zarr_gpu.device.runtime import DeviceMemoryError
 from zarr_gpu.device.wave import Wave
 from zarr_gpu.device.write import DeviceWrite
-from zarr_gpu.host import HostBackend
+from zarr_gpu.host import HostBackend, check_places
 from zarr_gpu.host_write import WriteJob
 from zarr_gpu.layout import ArrayLayout
 from zarr_gpu.plan import Plan
@@ -70,13 +70,19 @@ class DeviceBackend:
 
     def adopt(self, out: Any, shape: Shape, dtype: np.dtype[Any]) -> Any:
         """``out`` as an array of the device, or of the host when that is where its memory is."""
+        own = None
+        if tensors.is_torch(out) and out.is_cuda:
+            out, own = tensors.device_words(tensors.writable(out))
+        elif tensors.is_jax(out):
+            raise TypeError("arrays of JAX cannot be written to")
         array = self.runtime.adopt(out)
         if array is None:
             return _host.adopt(out, shape, dtype)
-        if array.shape != shape:
-            raise ValueError(f"out has shape {array.shape}, the selection {shape}")
-        if not np.can_cast(device_dtype(dtype), array.dtype, "same_kind"):
-            raise TypeError(f"out has type {array.dtype}, which {dtype} cannot be cast to")
+        own = array.dtype if own is None else own
+        check_places(array, shape)
+        castable = np.can_cast(device_dtype(dtype), array.dtype, "same_kind")
+        if not castable or not _numbers_or_same_bits(dtype, array.dtype, own):
+            raise TypeError(f"out has type {own}, which {dtype} cannot be cast to")
         return array
 
     def to_host(self, array: Any, dtype: np.dtype[Any]) -> NDArray:
@@ -163,10 +169,16 @@ class DeviceBackend:
 
     def prepare(self, value: Any, shape: Shape, dtype: np.dtype[Any]) -> Any:
         """A value that is on this device, cast and broadcast there; None for all others."""
+        own = None
+        if tensors.is_torch(value) and value.is_cuda:
+            value, own = tensors.device_words(tensors.resolved(value))
         array = self.runtime.adopt(value)
         if array is None:
             return None
         wanted = device_dtype(dtype)
+        own = array.dtype if own is None else own
+        if not _numbers_or_same_bits(dtype, array.dtype, own):
+            return None  # converted on the host
         if array.dtype != wanted:
             cast = self._empty(array.shape, wanted)
             self._assign(cast, array)
@@ -218,6 +230,15 @@ class DeviceBackend:
 
 def _element(layout: ArrayLayout, plan: Plan) -> np.dtype[Any]:
     return layout.dtype if plan.fields is None else layout.dtype[plan.fields]
+
+
+def _numbers_or_same_bits(stored: Any, found: np.dtype[Any], own: np.dtype[Any]) -> bool:
+    """False where integers on the device stand for something else, and would be converted.
+
+    ``found`` is the type of an array on the device, ``own`` that of the elements it stands for.
+    """
+    wanted, native = device_dtype(stored), stored.newbyteorder("=")
+    return own == found if wanted == native else found == wanted and own in (native, wanted)
 
 
 def _inside(runtime: Any, array: Any) -> range:

@@ -15,6 +15,7 @@ from zarr_gpu._types import NDArray, Shape
 from zarr_gpu.device import compiler, detect, kernels, nvcomp
 from zarr_gpu.device.runtime import DeviceMemoryError, Event, Stream, Streams
 from zarr_gpu.errors import DeviceUnavailableError
+from zarr_gpu.tensors import is_torch
 
 _HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2  # cudaMemcpyKind
 _CUDA, _CUDA_MANAGED = 2, 13  # DLDeviceType
@@ -110,12 +111,15 @@ class CudaRuntime:
     def adopt(self, out: Any) -> Any:
         if isinstance(out, self._cupy.ndarray):
             array = out
-        elif hasattr(out, "__cuda_array_interface__"):
+        elif not is_torch(out) and hasattr(out, "__cuda_array_interface__"):
             with self._on():
                 array = self._cupy.asarray(out)
-        elif hasattr(out, "__dlpack_device__"):
-            if out.__dlpack_device__()[0] not in (_CUDA, _CUDA_MANAGED):
+        elif hasattr(out, "__dlpack_device__"):  # of PyTorch's two, the one that knows its stream
+            kind, number = out.__dlpack_device__()
+            if kind not in (_CUDA, _CUDA_MANAGED):
                 return None
+            if number != self.device:
+                raise ValueError(f"out is on cuda:{number}, the array on cuda:{self.device}")
             with self._on():
                 array = self._cupy.from_dlpack(out)
         else:

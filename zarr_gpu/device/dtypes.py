@@ -24,13 +24,14 @@ def device_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     unit is lost: view the host copy as the array's ``dtype``); bfloat16, float8 and the other types
     of ml_dtypes as unsigned integers. Raises UnsupportedError for all others.
     """
-    if dtype.kind in "biuf" and dtype.itemsize in (1, 2, 4, 8):
+    other = dtype.isbuiltin == 2  # of ml_dtypes, whose float8_e5m2 has the kind f
+    if dtype.kind in "biuf" and dtype.itemsize in (1, 2, 4, 8) and not other:
         return dtype.newbyteorder("=")
     if dtype.kind == "c" and dtype.itemsize in (8, 16):
         return dtype.newbyteorder("=")
     if dtype.kind in "mM":
         return np.dtype(np.int64)
-    if dtype.kind == "V" and dtype.names is None and dtype.type is not np.void:  # ml_dtypes
+    if dtype.kind in "Vf" and other:
         return np.dtype(f"u{dtype.itemsize}")
     what = f"elements of type {dtype}"
     if dtype.names is not None:

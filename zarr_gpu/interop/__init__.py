@@ -1,0 +1,1 @@
+"""The libraries around arrays: one module each, which imports its library."""
