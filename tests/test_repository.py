@@ -183,7 +183,10 @@ def test_files_are_short(folder: str):
 
 def test_readme_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    pages = README + (ROOT / "zarr_gpu/checkpoint/README.md").read_text(encoding="utf-8")
+    pages = README + "".join(
+        (ROOT / f"zarr_gpu/{folder}/README.md").read_text(encoding="utf-8")
+        for folder in ("checkpoint", "interop", "cli")
+    )
     examples = re.findall(r"^```python\n(.*?)^```$", pages, re.MULTILINE | re.DOTALL)
     assert len(examples) >= 4
     for example in examples:
