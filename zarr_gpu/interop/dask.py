@@ -167,7 +167,8 @@ def from_dask(
         if region is not None:
             raise ValueError("region= is for an existing Array; open it and pass that as store")
         place = find_place(store, path, "a", storage_options)
-        refuse_own_source([x], place, overwrite)
+        if overwrite:
+            _refuse_own_source(x, place)
         if chunks is None:
             chunks = "auto" if shards is not None else _chunks_of(x, align_chunks)
         target = create_array(
@@ -179,27 +180,37 @@ def from_dask(
             overwrite=overwrite,
             **kwargs,
         )
-    stored = store_blocks([(x, target, region)], align_chunks=align_chunks)
-    result = finish(stored, target)
+    result = store_blocks([(x, target, region)], target, align_chunks=align_chunks)
     return compute_now(result, compute_kwargs) if compute else result
 
 
 def store_blocks(
-    writes: Sequence[tuple[Any, Array, Any]], *, align_chunks: bool, check: bool = True
-) -> list[Any]:
-    """Dask arrays that store their blocks when they are computed: (source, array, region) each.
+    writes: Sequence[tuple[Any, Array, Any]],
+    result: Any,
+    *,
+    align_chunks: bool = False,
+    check: bool = True,
+) -> Any:
+    """A Delayed of ``result`` that first stores (dask array, array, region) of every write.
 
-    They are optimised together, so that what they share is computed once. ``check=False`` leaves
-    it to the caller that blocks may share objects.
+    ``check=False`` leaves it to the caller that blocks may share objects.
     """
     stored = []
     for x, array, region in writes:
         start = _start(x, array, region)
-        if align_chunks or check:
+        if check:
             x = _aligned(x, array, start, align_chunks)
-        stored.append(_store_array(x, array, start))
-    optimised: tuple[Any, ...] = dask.optimize(*stored)
-    return list(optimised)
+        stored.append(_stored(x, array, start))
+    name = f"{_PREFIX}-stored-{uuid.uuid4().hex}"
+    keys = [key for array in stored for key in dask.core.flatten(array.__dask_keys__())]
+    graph: dict[Any, Any] = {}
+    if stored:  # together, as arrays: what they share is computed once, slices are fused
+        merged = HighLevelGraph.merge(*(array.dask for array in stored))
+        graph.update(stored[0].__dask_optimize__(merged, keys))
+    held = delayed(Holder(result), name=f"{name}-result", traverse=False)
+    graph.update(held.dask)
+    graph[name] = (_finish, held.key, keys)
+    return Delayed(name, graph)
 
 
 def compute_now(delayed_result: Any, kwargs: Mapping[str, Any] | None = None) -> Any:
@@ -210,17 +221,6 @@ def compute_now(delayed_result: Any, kwargs: Mapping[str, Any] | None = None) ->
         if isinstance(error.__cause__, UnsafeConcurrentWriteError):
             raise error.__cause__ from None
         raise
-
-
-def finish(stored: Sequence[Any], result: Any) -> Any:
-    """A Delayed of ``result`` that waits for what :func:`store_blocks` made."""
-    name = f"{_PREFIX}-stored-{uuid.uuid4().hex}"
-    keys = [key for array in stored for key in dask.core.flatten(array.__dask_keys__())]
-    held = delayed(Holder(result), name=f"{name}-result", traverse=False)
-    graph = HighLevelGraph.from_collections(
-        name, {name: (_finish, held.key, keys)}, dependencies=[*stored, held]
-    )
-    return Delayed(name, graph)
 
 
 def _finish(held: Holder, _blocks: Any) -> Any:
@@ -285,7 +285,7 @@ class Holder:
         return Holder, (self.value,)
 
 
-def _store_array(x: Any, array: Array, start: Shape) -> Any:
+def _stored(x: Any, array: Array, start: Shape) -> Any:
     unique = uuid.uuid4().hex  # writing the same again is to happen again
     target = delayed(Target(array), name=f"{_PREFIX}-target-{unique}", traverse=False)
     return x.map_blocks(
@@ -361,22 +361,29 @@ def _chunks_of(x: Any, align: bool) -> Shape:
     return tuple(chosen)
 
 
-def refuse_own_source(arrays: Sequence[Any], place: StorePath, overwrite: bool) -> None:
-    """ValueError when creating an array or group at ``place`` would delete what is to be read."""
-    if not overwrite:
-        return
-    for x in arrays:
-        layers = getattr(x.dask, "layers", {})
-        for name, layer in layers.items():
-            if not name.startswith("original-"):
-                continue
-            for task in layer.values():
-                source = getattr(task, "value", task)
-                if isinstance(source, Source) and overlap(place, source.array.store_path):
-                    raise ValueError(
-                        f"overwriting {place} would destroy the array {source.array.name!r}, which "
-                        "the dask array is computed from; store it somewhere else"
-                    )
+def _refuse_own_source(x: Any, place: StorePath) -> None:
+    """ValueError when replacing what is at ``place`` would delete what is to be read."""
+    for array in arrays_behind(x):
+        if overlap(place, array.store_path):
+            raise ValueError(
+                f"overwriting {place} would destroy the array {array.name!r}, which the dask array "
+                "is computed from; store it somewhere else"
+            )
+
+
+def arrays_behind(x: Any) -> list[Array]:
+    """Our arrays that a dask array is computed from, directly or by way of xarray."""
+    found = []
+    for name, layer in getattr(x.dask, "layers", {}).items():
+        if not name.startswith("original-"):  # what dask calls what it was made from
+            continue
+        for task in layer.values():
+            source = getattr(task, "value", task)
+            while source is not None:
+                if isinstance(source, Array):
+                    found.append(source)
+                source = None if isinstance(source, Array) else getattr(source, "array", None)
+    return found
 
 
 def _token(array: Array, chunks: Any) -> str:

@@ -291,16 +291,15 @@ class LazyArray(BackendArray):  # type: ignore[misc]  # xarray is not looked int
             self.dtype = strings.create_vlen_dtype(str)
 
     def __getitem__(self, key: Any) -> Any:
-        read = self._read_points if isinstance(key, indexing.VectorizedIndexer) else self._read
-        return indexing.explicit_indexing_adapter(
-            key, self.shape, indexing.IndexingSupport.VECTORIZED, read
-        )
+        if not isinstance(key, indexing.VectorizedIndexer):  # also steps backwards, and nothing
+            return self.array.get_orthogonal_selection(key.tuple)
+        if any(isinstance(k, slice) for k in key.tuple):
+            outer = indexing.IndexingSupport.OUTER
+            return indexing.explicit_indexing_adapter(key, self.shape, outer, self._read)
+        return self.array.get_coordinate_selection(key.tuple)
 
     def _read(self, key: tuple[Any, ...]) -> Any:
         return self.array.get_orthogonal_selection(key)
-
-    def _read_points(self, key: tuple[Any, ...]) -> Any:
-        return self.array.get_coordinate_selection(key)
 
     def __reduce__(self) -> Any:
         return type(self), (self.array,)
@@ -310,13 +309,17 @@ class LazyArray(BackendArray):  # type: ignore[misc]  # xarray is not looked int
 
 
 def arrays_behind(variable: Any) -> list[Array]:
-    """Arrays of ours that a variable, not yet loaded, is read from (not those behind dask)."""
-    data, found = variable._data, []  # noqa: SLF001 - .data would load it
-    while data is not None and not hasattr(data, "dask"):
+    """Arrays of ours that a variable which is not yet loaded is read from."""
+    data = variable._data  # noqa: SLF001 - .data would load it
+    if hasattr(data, "dask"):
+        from zarr_gpu.interop import dask
+
+        return dask.arrays_behind(data)
+    while data is not None:
         if isinstance(data, LazyArray):
-            found.append(data.array)
+            return [data.array]
         data = getattr(data, "array", None)
-    return found
+    return []
 
 
 def _encoding(array: Array, dimensions: tuple[str, ...]) -> dict[str, Any]:

@@ -157,14 +157,14 @@ class Blocks:
     """A lazy variable as dask reads it: block by block, arrays of the device and no others."""
 
     def __init__(self, data: Any) -> None:
-        self.data = data
+        self.array = data
         self.shape = data.shape
         self.dtype = data.dtype
         self.ndim = len(data.shape)
 
     def __getitem__(self, key: Any) -> Any:
         key = key if isinstance(key, tuple) else (key,)
-        part = self.data.oindex[indexing.OuterIndexer(key)]
+        part = self.array.oindex[indexing.OuterIndexer(key)]
         return part.get_duck_array()
 
 

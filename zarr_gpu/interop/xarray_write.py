@@ -19,7 +19,7 @@ from xarray import conventions
 
 from zarr_gpu import consolidation
 from zarr_gpu.array import Array
-from zarr_gpu.creating import overlap
+from zarr_gpu.creating import create_array, overlap
 from zarr_gpu.errors import GroupNotFoundError
 from zarr_gpu.group import Group
 from zarr_gpu.interop import xarray_encoding as encodings
@@ -382,8 +382,12 @@ class Sink:
         for variable in plan.variables:
             array = variable.array
             if array is None:
-                array = group.create_array(
-                    variable.name, overwrite=self.mode == "w", **variable.arguments
+                array = create_array(  # other than groups, it takes xarray's names with "__"
+                    group.store_path,
+                    name=variable.name,
+                    overwrite=self.mode == "w",
+                    zarr_format=group.metadata.zarr_format,
+                    **variable.arguments,
                 )
             elif self.write_empty_chunks is not None:
                 array = array.with_config({"write_empty_chunks": self.write_empty_chunks})
@@ -406,16 +410,24 @@ class Sink:
         """Consolidate, and write (or return) what is pending."""
         listed = consolidated or (consolidated is None and group.store.supports_listing)
         if self.mode != "r+" and listed:
-            place = StorePath(group.store, self.place.path)
-            metadata = read_group(place.store, place.path, group.metadata.zarr_format)
-            consolidation.consolidate(place, metadata)
+            self._consolidate(group, required=bool(consolidated))
         if not pending and compute:
             return group
         from zarr_gpu.interop import dask as tasks
 
-        stored = tasks.store_blocks(pending, align_chunks=False, check=False)
-        result = tasks.finish(stored, group)
+        result = tasks.store_blocks(pending, group, check=False)
         return tasks.compute_now(result, compute_kwargs) if compute else result
+
+    def _consolidate(self, group: Group, *, required: bool) -> None:
+        """Collect all metadata of the store at its root, which may be no group of this format."""
+        place = StorePath(group.store, self.place.path)
+        try:
+            metadata = read_group(place.store, place.path, group.metadata.zarr_format)
+        except GroupNotFoundError:
+            if required:
+                raise
+            return
+        consolidation.consolidate(place, metadata)
 
 
 def stored_name(name: Any) -> str:
