@@ -415,12 +415,16 @@ print(float(ds.scaled.sum()), sys.modules["zarr"])
 
 
 def test_what_is_missing_is_named():
-    for missing, module in (("xarray", "xarray"), ("dask", "dask")):
+    for missing, use in (
+        ("xarray", "import zarr_gpu.interop.xarray"),
+        ("dask", "zarr_gpu.to_dask(zarr_gpu.zeros(3))"),
+    ):
         out = run(
             f"""
 import zarr_gpu
+from zarr_gpu import *
 try:
-    import zarr_gpu.interop.{module}
+    {use}
 except ImportError as error:
     print(error)
 """,

@@ -312,9 +312,9 @@ def arrays_behind(variable: Any) -> list[Array]:
     """Arrays of ours that a variable which is not yet loaded is read from."""
     data = variable._data  # noqa: SLF001 - .data would load it
     if hasattr(data, "dask"):
-        from zarr_gpu.interop import dask
+        from zarr_gpu.interop import dask_graph
 
-        return dask.arrays_behind(data)
+        return dask_graph.arrays_behind(data)
     while data is not None:
         if isinstance(data, LazyArray):
             return [data.array]

@@ -3,8 +3,8 @@
 What is stored, and how it is encoded, is what the installed xarray stores by itself: variables are
 encoded by its coders. What is appended, or written into a region, is encoded as what is there.
 
-Blocks of dask arrays are written by the tasks of :mod:`zarr_gpu.interop.dask`. When two blocks
-share a chunk (or a shard), the write is refused before anything is stored or resized;
+Blocks of dask arrays are written by tasks (:mod:`zarr_gpu.interop.dask_graph`). When two blocks
+share a chunk or a shard, the write is refused before anything is stored or resized;
 ``align_chunks=True`` moves the borders of the blocks, ``safe_chunks=False`` writes all the same
 (in one process our locks keep the data whole; so they do for local files).
 """
@@ -413,10 +413,10 @@ class Sink:
             self._consolidate(group, required=bool(consolidated))
         if not pending and compute:
             return group
-        from zarr_gpu.interop import dask as tasks
+        from zarr_gpu.interop import dask_graph as graphs
 
-        result = tasks.store_blocks(pending, group, check=False)
-        return tasks.compute_now(result, compute_kwargs) if compute else result
+        result = graphs.store_blocks(pending, group, check=False)
+        return graphs.compute_now(result, compute_kwargs) if compute else result
 
     def _consolidate(self, group: Group, *, required: bool) -> None:
         """Collect all metadata of the store at its root, which may be no group of this format."""

@@ -17,7 +17,7 @@ import inspect
 import os
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Literal
 
 from zarr_gpu._types import Bytes, Int64
 from zarr_gpu.errors import MissingDependencyError, UnsafeConcurrentWriteError
@@ -268,6 +268,10 @@ class FsspecStore(SameBytes):
         return process_lock((self.identity, key))
 
     # -- housekeeping -------------------------------------------------------------------------
+
+    @property
+    def in_process(self) -> Literal["", "copied", "lost"]:
+        return "lost" if self._protocol == "memory" else ""
 
     @property
     def identity(self) -> Hashable:
