@@ -17,6 +17,8 @@ from tests.interop import datasets
 from zarr_gpu.errors import ContainsGroupError, ReadOnlyError, UnsafeConcurrentWriteError
 
 FORMATS = (2, 3)
+BLOCKS = {2: None, 3: 4}
+"""In memory in format 2, blocks of dask in format 3: what they share is tested elsewhere."""
 
 
 @pytest.fixture(autouse=True)
@@ -129,8 +131,8 @@ def growing(start, stop, chunk=None, factor=1):
     return dataset if chunk is None else dataset.chunk(t=chunk)
 
 
-@pytest.mark.parametrize("chunk", [None, 4])
-def test_append(both, chunk):
+def test_append(both):
+    chunk = BLOCKS[both.zarr_format]
     both.write(growing(0, 8, chunk))
     both.write(growing(8, 13, chunk), append_dim="t")
     found = both.check()
@@ -151,8 +153,8 @@ def test_append_to_an_axis_without_coordinate(both):
     assert both.check().sizes == {"x": 2, "t": 6}
 
 
-@pytest.mark.parametrize("chunk", [None, 4])
-def test_regions(both, chunk):
+def test_regions(both):
+    chunk = BLOCKS[both.zarr_format]
     both.write(growing(0, 12, 4), compute=False)
     assert not np.nan_to_num(both.check().v).any()
     for start in (0, 4, 8):
