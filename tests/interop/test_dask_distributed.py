@@ -28,7 +28,7 @@ def client():
             n_workers=2,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            dashboard_address=":0",  # any port: others may run clusters, too
             silence_logs=50,
             memory_limit=0,
         ) as cluster,

@@ -353,6 +353,9 @@ def test_closing(stores):
         def close(self):
             opened.append(self)
 
+        def with_read_only(self, read_only=True):
+            return self
+
     store = Store()
     xr.Dataset({"v": ("x", np.zeros(3))}).zarr_gpu.to_zarr(store)
     with xr.open_dataset(store, **ENGINE):

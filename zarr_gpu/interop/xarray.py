@@ -304,9 +304,6 @@ class LazyArray(BackendArray):  # type: ignore[misc]  # xarray is not looked int
     def __reduce__(self) -> Any:
         return type(self), (self.array,)
 
-    def __deepcopy__(self, memo: Any) -> LazyArray:
-        return self  # nothing in it changes, and a copy of a store in memory would be another one
-
 
 def arrays_behind(variable: Any) -> list[Array]:
     """Arrays of ours that a variable which is not yet loaded is read from."""

@@ -135,9 +135,6 @@ class Uploaded(xr.backends.BackendArray):  # type: ignore[misc]  # xarray is not
         values = part.get_duck_array() if isinstance(part, indexing.ExplicitlyIndexed) else part
         return upload(np.asarray(values), self.device)
 
-    def __deepcopy__(self, memo: Any) -> Uploaded:
-        return self
-
     def __reduce__(self) -> Any:
         return Uploaded, (self.host, self.dtype, self.device)
 
@@ -206,7 +203,6 @@ class DeviceVariable(xr.Variable):  # type: ignore[misc]  # xarray is not looked
                 lengths.get(dim, n) for dim, n in zip(self.dims, self.shape, strict=True)
             )
         given.setdefault("meta", _meta(lazy, self.dtype))
-        given["asarray"] = False
         data = da.from_array(Blocks(self._data), chunks=wanted, **given)
         return xr.Variable(self.dims, data, self._attrs, self._encoding, fastpath=True)
 
