@@ -65,7 +65,6 @@ class ZarrGpuBackendEntrypoint(BackendEntrypoint):  # type: ignore[misc]  # xarr
     """The engine ``zarr_gpu``."""
 
     description = "Open Zarr (formats 2 and 3) with zarr_gpu, on the CPU or on a GPU"
-    url = "https://github.com/zarr-gpu/zarr-gpu"
     supports_groups = True
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
