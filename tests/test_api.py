@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -254,3 +255,7 @@ def test_settings_are_scoped_checked_and_named() -> None:
             config.set(bad)
     with pytest.raises(TypeError):
         config.set({"array.write_empty_chunks": "yes"})
+
+
+def test_the_package_pickles_as_its_name() -> None:
+    assert pickle.loads(pickle.dumps(zarr_gpu)) is zarr_gpu

@@ -68,6 +68,7 @@ PUBLIC_NAMES = [
     "empty_like",
     "errors",
     "from_array",
+    "from_dask",
     "full",
     "full_like",
     "group",
@@ -82,6 +83,7 @@ PUBLIC_NAMES = [
     "save",
     "save_array",
     "save_group",
+    "to_dask",
     "tree",
     "zeros",
     "zeros_like",
@@ -154,6 +156,7 @@ def test_all_names_are_there_before_anything_was_used():
 
 def test_the_front_door_and_its_functions_say_the_same():
     elsewhere = {"Array", "Group", "__version__", "config", "device_info", "errors"}
+    elsewhere |= {"from_dask", "to_dask"}
     assert {*api.__all__, *elsewhere} == set(zarr_gpu.__all__)
     assert all(getattr(zarr_gpu, name) is getattr(api, name) for name in api.__all__)
 

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from zarr_gpu.config import config
     from zarr_gpu.device.detect import device_info
     from zarr_gpu.group import Group
+    from zarr_gpu.interop.dask import from_dask, to_dask
 
     __version__: str
 
@@ -77,6 +78,7 @@ __all__ = [
     "empty_like",
     "errors",
     "from_array",
+    "from_dask",
     "full",
     "full_like",
     "group",
@@ -91,12 +93,20 @@ __all__ = [
     "save",
     "save_array",
     "save_group",
+    "to_dask",
     "tree",
     "zeros",
     "zeros_like",
 ]
 
-_HOMES = {"Array": "array", "Group": "group", "config": "config", "device_info": "device.detect"}
+_HOMES = {
+    "Array": "array",
+    "Group": "group",
+    "config": "config",
+    "device_info": "device.detect",
+    "from_dask": "interop.dask",
+    "to_dask": "interop.dask",
+}
 """Modules of public names; all others are in ``api``."""
 
 
@@ -108,6 +118,10 @@ class _Package(ModuleType):
         if name in __all__ and name != "errors" and isinstance(value, ModuleType):
             return
         super().__setattr__(name, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Functions that are sent to other processes (dask, ray) name the package, too."""
+        return import_module, (self.__name__,)
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *__all__})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
-from zarr_gpu.nodes import StorePath
+from zarr_gpu.nodes import StorePath, document_key
 
 if TYPE_CHECKING:
     from zarr_gpu.stores.base import Store
@@ -50,6 +50,26 @@ class Node:
     def read_only(self) -> bool:
         """True when the store was opened for reading."""
         return self.store.read_only
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        """What dask names the node by, equal for the same node in every process.
+
+        Its place, its documents and, where the store can tell, their version. What is in memory has
+        no place: there, every token is another one.
+        """
+        store = self.store
+        if store.in_process:
+            import uuid  # slow to import
+
+            return (uuid.uuid4().hex,)
+        version = None
+        if store.local:
+            reader = store.open_reader(document_key(self.metadata, self.path))
+            if reader is not None:
+                with reader:
+                    version = reader.version
+        documents = sorted(self.metadata.documents(None).items())
+        return type(self).__name__, store.identity, self.path, documents, version
 
     def __eq__(self, other: object) -> bool:
         return (

@@ -254,6 +254,21 @@ class FromZarr:
         return {"name": "transpose", "configuration": {"order": (1, 0)}}
 
 
+class UndecidedFromZarr:
+    _tunable_attrs = frozenset({"typesize"})
+
+    def to_dict(self):
+        return {
+            "name": "blosc",
+            "configuration": {"typesize": 1, "cname": "lz4", "clevel": 5, "shuffle": "shuffle"},
+        }
+
+
+def test_what_zarr_python_leaves_open_stays_open():
+    codec = registry.codec_from_user(UndecidedFromZarr())
+    assert codec.typesize is None and codec.shuffle == "shuffle"
+
+
 def test_users_may_pass_codecs_in_many_forms():
     user = registry.codec_from_user
     assert user(VLenUTF8Codec()) == VLenUTF8Codec()

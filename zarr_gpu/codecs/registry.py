@@ -203,7 +203,7 @@ def codec_from_user(value: Any, kind: Kind | None = None) -> Codec | dict[str, J
     elif isinstance(value, (str, Mapping)):
         codec = get_codec(value)
     elif callable(getattr(value, "to_dict", None)) and not isinstance(value, type):
-        codec = get_codec(value.to_dict())
+        codec = get_codec(_foreign_document(value))
     elif callable(getattr(value, "get_config", None)) and not isinstance(value, type):
         return dict(value.get_config())
     else:
@@ -212,6 +212,20 @@ def codec_from_user(value: Any, kind: Kind | None = None) -> Codec | dict[str, J
         expected, found = (k.replace("_", " -> ") for k in (kind, codec.kind))
         raise ValueError(f"expected a codec {expected}, but {codec.name!r} is {found}")
     return codec
+
+
+def _foreign_document(codec: Any) -> dict[str, JSON]:
+    """The document of zarr-python's codec, without what it leaves to be chosen for the data.
+
+    Its Blosc has defaults there, which are those of no data type.
+    """
+    document: dict[str, JSON] = dict(codec.to_dict())
+    undecided = getattr(codec, "_tunable_attrs", ())
+    configuration = document.get("configuration")
+    if undecided and isinstance(configuration, dict):
+        decided = {k: v for k, v in configuration.items() if k not in undecided}
+        document["configuration"] = decided
+    return document
 
 
 def _parse(value: str | Mapping[str, JSON]) -> NamedConfig:

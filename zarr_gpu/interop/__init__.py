@@ -1,1 +1,1 @@
-"""The libraries around arrays: one module each, which imports its library."""
+"""The tools people already use; each module imports its library, and none is imported unasked."""

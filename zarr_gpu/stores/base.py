@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -292,6 +292,11 @@ class Store:
         raise UnsafeConcurrentWriteError(f"{self!r} has no locks")
 
     # -- housekeeping -------------------------------------------------------------------------
+
+    @property
+    def in_process(self) -> Literal["", "copied", "lost"]:
+        """Of stores in memory: whether a pickle carries the objects along, or loses them."""
+        return ""
 
     @property
     def identity(self) -> Hashable:

@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 from zarr_gpu._types import Bytes, Int64
 from zarr_gpu.errors import MissingDependencyError, StoreError, UnsafeConcurrentWriteError
@@ -324,6 +324,10 @@ class FsspecStore(SameBytes):
         return process_lock((self.identity, key))
 
     # -- housekeeping -------------------------------------------------------------------------
+
+    @property
+    def in_process(self) -> Literal["", "copied", "lost"]:
+        return "lost" if self._protocol == "memory" else ""
 
     @property
     def identity(self) -> Hashable:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Hashable, Iterator, MutableMapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -115,6 +115,11 @@ class MemoryStore(SameBytes):
         return process_lock((self.identity, key))
 
     # -- housekeeping -------------------------------------------------------------------------
+
+    @property
+    def in_process(self) -> Literal["", "copied", "lost"]:
+        # Any other mapping knows by itself how it gets to another process.
+        return "copied" if isinstance(self.data, dict) else ""
 
     @property
     def identity(self) -> Hashable:

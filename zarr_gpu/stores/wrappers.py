@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -96,6 +96,10 @@ class WrappedStore(SameBytes):
 
     def lock(self, key: str) -> AbstractContextManager[Any]:
         return self.store.lock(key)
+
+    @property
+    def in_process(self) -> Literal["", "copied", "lost"]:
+        return self.store.in_process
 
     @property
     def identity(self) -> Hashable:

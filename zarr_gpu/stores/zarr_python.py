@@ -11,7 +11,7 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -139,6 +139,10 @@ class ZarrPythonStore(SameBytes):
         return sorted({name.rstrip("/") for name in found})
 
     # -- housekeeping -------------------------------------------------------------------------
+
+    @property
+    def in_process(self) -> Literal["", "copied", "lost"]:
+        return "copied" if type(self.store).__name__.endswith("MemoryStore") else ""
 
     @property
     def identity(self) -> Hashable:
