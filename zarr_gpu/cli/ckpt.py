@@ -11,13 +11,15 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zarr_gpu.cli.progress import size
+
 if TYPE_CHECKING:
     from zarr_gpu.cli.main import Subparsers
 
 PAGE = 4096
 
 
-def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
+def add_parsers(subparsers: Subparsers) -> None:
     """Declare ``ckpt`` and its actions."""
     parser = subparsers.add_parser(
         "ckpt",
@@ -49,7 +51,7 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
     cut.add_argument("name")
     cut.add_argument("selection", nargs="?", default="...", help="as between brackets: 0:4,:,7")
     cut.add_argument("--out", metavar="NPY")
-    return parser
+    parser.set_defaults(run=run)
 
 
 def _action(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
@@ -63,14 +65,6 @@ def run(args: argparse.Namespace) -> int:
     """Do the action."""
     status: int = args.action(args)
     return status
-
-
-def _size(n: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if n < 1024:
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
-        n /= 1024
-    return f"{n:.1f} TiB"
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -111,9 +105,9 @@ def _info(args: argparse.Namespace) -> int:
         ]
         print(json.dumps(document, indent=2))
         return 0
-    print(f"{args.path}: {len(rows)} tensors, {document['parameters']:,} values, {_size(total)}")
+    print(f"{args.path}: {len(rows)} tensors, {document['parameters']:,} values, {size(total)}")
     for kind, nbytes in kinds.most_common():
-        print(f"  {kind:<16} {_size(nbytes)}")
+        print(f"  {kind:<16} {size(nbytes)}")
     if aligned is not None:
         print(f"  {aligned:.0%} of the bytes begin at pages, ", end="")
         print("checksums of all of them" if checksums else "no checksums")
@@ -123,7 +117,7 @@ def _info(args: argparse.Namespace) -> int:
     print("all tensors:" if args.all else "the largest tensors:")
     for name, kind, shape, nbytes in shown:
         print(
-            f"  {_size(nbytes):>10}  {kind:<14} {'x'.join(map(str, shape)) or 'scalar':<16} {name}"
+            f"  {size(nbytes):>10}  {kind:<14} {'x'.join(map(str, shape)) or 'scalar':<16} {name}"
         )
     return 0
 
@@ -243,7 +237,7 @@ def _plain(tensor: Any) -> Any:
         import torch
 
         sizes = {1: torch.uint8, 2: torch.int16}
-        return tensor.detach().view(sizes[tensor.element_size()]).numpy()
+        return tensor.detach().view(sizes[tensor.elementsize()]).numpy()
 
 
 def _distance(one: Any, other: Any) -> dict[str, Any]:
@@ -285,6 +279,7 @@ def _slice(args: argparse.Namespace) -> int:
     import numpy as np
 
     from zarr_gpu.checkpoint import safe_open
+    from zarr_gpu.cli.selections import parse_selection
 
     with safe_open(args.path, "np") as file:
         values = file.get_slice(args.name)[parse_selection(args.selection)]
@@ -297,22 +292,3 @@ def _slice(args: argparse.Namespace) -> int:
     else:
         print(values)
     return 0
-
-
-def parse_selection(text: str) -> Any:
-    """``0:4,:,7`` or ``...`` as an index. Raises SelectionError."""
-    from zarr_gpu.errors import SelectionError
-
-    items: list[Any] = []
-    for part in text.replace(" ", "").split(","):
-        numbers = part.split(":")
-        try:
-            if part == "...":
-                items.append(...)
-            elif len(numbers) == 1:
-                items.append(int(part))
-            else:
-                items.append(slice(*(int(n) if n else None for n in numbers)))
-        except (ValueError, TypeError):
-            raise SelectionError(f"{text!r} is no selection such as 0:4,:,7") from None
-    return tuple(items)
