@@ -115,6 +115,8 @@ def _codecs_v2(array: Array) -> dict[str, Any]:
             )
         out["order"] = "F"
         first.pop(0)
+    if getattr(array.serializer, "endian", None) == "big":
+        out["dtype"] = array.dtype.newbyteorder(">")
     last = list(array.compressors)
     compressor = codecs_v2(last.pop()) if last else None
     filters = [codecs_v2(codec) for codec in (*first, *last)]
