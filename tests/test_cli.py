@@ -24,7 +24,10 @@ CARD = DeviceInfo(
     gds=Feature(False, "no kvikio"),
 )
 NO_CARD = DeviceInfo(reason="there is no NVIDIA driver")
-COMMANDS = "info tree ls cat dump copy convert rechunk consolidate ckpt device".split()
+COMMANDS = (
+    "info tree ls cat dump copy convert rechunk consolidate verify migrate remove-metadata "
+    "ckpt device"
+).split()
 RATES = {
     "host_to_device": 55e9,
     "device_to_device": 2.1e12,

@@ -51,6 +51,7 @@ PUBLIC_NAMES = [
     "array",
     "config",
     "consolidate_metadata",
+    "convert",
     "copy",
     "copy_all",
     "copy_store",
@@ -67,6 +68,7 @@ PUBLIC_NAMES = [
     "full_like",
     "group",
     "load",
+    "migrate",
     "ones",
     "ones_like",
     "open",
@@ -74,10 +76,12 @@ PUBLIC_NAMES = [
     "open_consolidated",
     "open_group",
     "open_like",
+    "rechunk",
     "save",
     "save_array",
     "save_group",
     "tree",
+    "verify",
     "zeros",
     "zeros_like",
 ]
@@ -149,6 +153,7 @@ def test_all_names_are_there_before_anything_was_used():
 
 def test_the_front_door_and_its_functions_say_the_same():
     elsewhere = {"Array", "Group", "__version__", "config", "device_info", "errors"}
+    elsewhere |= {"convert", "migrate", "rechunk", "verify"}
     assert {*api.__all__, *elsewhere} == set(zarr_gpu.__all__)
     assert all(getattr(zarr_gpu, name) is getattr(api, name) for name in api.__all__)
 

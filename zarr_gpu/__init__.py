@@ -55,6 +55,9 @@ if TYPE_CHECKING:
     from zarr_gpu.config import config
     from zarr_gpu.device.detect import device_info
     from zarr_gpu.group import Group
+    from zarr_gpu.tools.converting import convert, rechunk
+    from zarr_gpu.tools.migrating import migrate
+    from zarr_gpu.tools.verifying import verify
 
     __version__: str
 
@@ -65,6 +68,7 @@ __all__ = [
     "array",
     "config",
     "consolidate_metadata",
+    "convert",
     "copy",
     "copy_all",
     "copy_store",
@@ -81,6 +85,7 @@ __all__ = [
     "full_like",
     "group",
     "load",
+    "migrate",
     "ones",
     "ones_like",
     "open",
@@ -88,15 +93,26 @@ __all__ = [
     "open_consolidated",
     "open_group",
     "open_like",
+    "rechunk",
     "save",
     "save_array",
     "save_group",
     "tree",
+    "verify",
     "zeros",
     "zeros_like",
 ]
 
-_HOMES = {"Array": "array", "Group": "group", "config": "config", "device_info": "device.detect"}
+_HOMES = {
+    "Array": "array",
+    "Group": "group",
+    "config": "config",
+    "convert": "tools.converting",
+    "device_info": "device.detect",
+    "migrate": "tools.migrating",
+    "rechunk": "tools.converting",
+    "verify": "tools.verifying",
+}
 """Modules of public names; all others are in ``api``."""
 
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zarr_gpu.cli import (
+    checking,
     ckpt,
     common,
     device,
@@ -40,7 +41,7 @@ class Command(Protocol):
 
 
 _TAKE_NUMBERS = {"-s", "--select", "--chunks", "--shards"}
-COMMANDS: tuple[Command, ...] = (looking, values, jobs, ckpt, device)
+COMMANDS: tuple[Command, ...] = (looking, values, jobs, checking, ckpt, device)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
