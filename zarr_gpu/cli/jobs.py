@@ -237,13 +237,39 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(args: argparse.Namespace, changes: dict[str, Any], what: str) -> int:
-    from zarr_gpu.tools.converting import plan_conversion, run_conversion
+    from zarr_gpu.tools.converting import plan_conversion, plan_files
+    from zarr_gpu.tools.exporting import export, is_export
+    from zarr_gpu.tools.files import is_file_kind, open_file
     from zarr_gpu.tools.layouts import Layout
-    from zarr_gpu.tools.targets import opened_target
+    from zarr_gpu.tools.sizes import parse_nbytes
 
     layout = Layout(**changes)
+    start = time.monotonic()
+    if is_file_kind(args.source):
+        with open_file(args.source) as tree:
+            plan = plan_files(tree, layout, memory=args.memory, max_decodes=args.max_decodes)
+            return _carry_out(args, args.source, plan, changes, what)
     node = common.open_place(args, args.source, device="cpu")
+    if is_export(args.target) and what == "convert":
+        report = export(
+            node,
+            args.target,
+            memory=parse_nbytes(args.memory),
+            overwrite=args.overwrite,
+            progress=common.bar(args),
+        )
+        return _done(args, report, time.monotonic() - start)
     plan = plan_conversion(node, layout, memory=args.memory, max_decodes=args.max_decodes)
+    return _carry_out(args, node, plan, changes, what)
+
+
+def _carry_out(
+    args: argparse.Namespace, source: Any, plan: Any, changes: dict[str, Any], what: str
+) -> int:
+    """Say what is planned, and do it."""
+    from zarr_gpu.tools.converting import run_conversion
+    from zarr_gpu.tools.targets import opened_target
+
     if changes.get("like"):
         common.say(args, _why_gpu(plan))
     if args.dry_run:
@@ -254,7 +280,7 @@ def _run(args: argparse.Namespace, changes: dict[str, Any], what: str) -> int:
     start = time.monotonic()
     with opened_target(target, path, options, overwrite=args.overwrite) as place:
         report = run_conversion(
-            node, place, plan, overwrite=args.overwrite, progress=common.bar(args), what=what
+            source, place, plan, overwrite=args.overwrite, progress=common.bar(args), what=what
         )
     return _done(args, report, time.monotonic() - start)
 

@@ -10,8 +10,10 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from zarr_gpu.array import Array
@@ -21,10 +23,13 @@ from zarr_gpu.metadata.array import ArrayMetadata
 from zarr_gpu.metadata.group import GroupMetadata
 from zarr_gpu.nodes import Metadata, StorePath
 from zarr_gpu.opening import open as open_node
-from zarr_gpu.tools.formats import DIMENSIONS, group_v3
+from zarr_gpu.tools.exporting import export, is_export
+from zarr_gpu.tools.files import FileTree, is_file_kind, open_file
+from zarr_gpu.tools.formats import group_v3
+from zarr_gpu.tools.importing import plan_import
 from zarr_gpu.tools.journal import begin, fingerprint
 from zarr_gpu.tools.keys import KeyCopy, copy_chunks, same_bytes
-from zarr_gpu.tools.layouts import KEEP, Layout, target_metadata
+from zarr_gpu.tools.layouts import KEEP, Layout, for_array, names_of, target_metadata
 from zarr_gpu.tools.planning import MAX_DECODES
 from zarr_gpu.tools.progress import SILENT, Progress
 from zarr_gpu.tools.sizes import parse_nbytes
@@ -93,7 +98,9 @@ def plan_conversion(
         if isinstance(node, Group):
             nodes[path] = _group(node.metadata, 3 if layout.like else layout.zarr_format)
             continue
-        here = _for_array(node, layout, alone=isinstance(source, Array))
+        here = layout
+        if isinstance(source, Group):
+            here = for_array(layout, node.ndim, names_of(node))
         raw = same_bytes(node, here)
         if raw is not None:
             nodes[path], copy = raw
@@ -124,29 +131,26 @@ def plan_conversion(
     )
 
 
+def plan_files(
+    tree: FileTree,
+    layout: Layout,
+    *,
+    memory: int | str = MEMORY,
+    max_decodes: float = MAX_DECODES,
+) -> Conversion:
+    """The same for what a file of another kind holds."""
+    nodes, jobs = plan_import(tree, layout, parse_nbytes(memory), max_decodes)
+    return Conversion(
+        nodes=nodes, jobs=tuple(jobs), copies=(), consolidated=False, notes=tuple(tree.notes)
+    )
+
+
 def _group(metadata: GroupMetadata, zarr_format: int | None) -> GroupMetadata:
     if zarr_format in (None, metadata.zarr_format):
         return replace(metadata, consolidated=None)
     if zarr_format == 3:
         return group_v3(metadata)
     return GroupMetadata(zarr_format=2, attributes=metadata.attributes)
-
-
-def _for_array(array: Array, layout: Layout, *, alone: bool) -> Layout:
-    """In a hierarchy, chunks for another number of axes, or of other names, are not meant."""
-    if alone:
-        return layout
-    ndim = array.ndim
-    names = array.metadata.dimension_names or array.metadata.attributes.get(DIMENSIONS) or ()
-    changes: dict[str, Any] = {}
-    for member in ("chunks", "shards"):
-        value = getattr(layout, member)
-        if isinstance(value, tuple | list) and len(value) != ndim:
-            changes[member] = KEEP
-        elif isinstance(value, Mapping):
-            known = {name: n for name, n in value.items() if name in names}  # type: ignore[operator]  # a list or nothing
-            changes[member] = known or KEEP
-    return replace(layout, **changes) if changes else layout
 
 
 def convert(
@@ -174,6 +178,9 @@ def convert(
     they are for the arrays they fit. ``like="gpu"`` chooses a layout that decodes fast on a GPU.
     Where only the format changes and it has the same codecs, chunks are not decoded.
 
+    Either may be another kind of file: ``.npy``, ``.npz``, ``.h5``, ``.nc`` (as source) and
+    ``.safetensors``; HDF5 needs the extra ``hdf5``.
+
     An interrupted conversion goes on where it stopped when it is run again; until it is finished
     the target cannot be opened. ``memory``: bytes (or "1GiB") of the blocks in work; decoding takes
     up to ``memory_window_bytes`` more. ``max_decodes``: see :mod:`zarr_gpu.tools.planning`.
@@ -190,10 +197,18 @@ def convert(
         fill_value=fill_value,
         like=like,
     )
+    common: dict[str, Any] = {"overwrite": overwrite, "progress": progress}
+    if is_file_kind(source):
+        with open_file(os.fspath(source)) as tree:
+            plan = plan_files(tree, layout, memory=memory, max_decodes=max_decodes)
+            with opened_target(target, path, storage_options, overwrite=overwrite) as place:
+                return run_conversion(os.fspath(source), place, plan, **common)
     node = as_node(source)
+    if is_export(target):
+        return export(node, os.fspath(target), memory=parse_nbytes(memory), **common)
     plan = plan_conversion(node, layout, memory=memory, max_decodes=max_decodes)
     with opened_target(target, path, storage_options, overwrite=overwrite) as place:
-        return run_conversion(node, place, plan, overwrite=overwrite, progress=progress)
+        return run_conversion(node, place, plan, **common)
 
 
 def as_node(source: Any) -> Array | Group:
@@ -204,7 +219,7 @@ def as_node(source: Any) -> Array | Group:
 
 
 def run_conversion(
-    source: Array | Group,
+    source: Array | Group | str,
     place: StorePath,
     plan: Conversion,
     *,
@@ -213,11 +228,13 @@ def run_conversion(
     what: str = "convert",
 ) -> Report:
     """Carry out a plan, or the rest of it."""
-    if overlap(place, source.store_path):
-        raise ValueError(f"{place} lies in the source, {source.store_path}, or the other way round")
+    name = source if isinstance(source, str) else str(source.store_path)
+    if not isinstance(source, str) and overlap(place, source.store_path):
+        raise ValueError(f"{place} lies in the source, {name}, or the other way round")
     check_parents(place, plan.zarr_format)
-    said = f"{what} {source.store_path}"
-    journal = begin(place, said, plan.fingerprint(source.store_path), overwrite=overwrite)
+    journal = begin(
+        place, f"{what} {name}", plan.fingerprint(_version(source)), overwrite=overwrite
+    )
     for copy in plan.copies:
         copy_chunks(journal, copy, progress)
     run_arrays(journal, plan.jobs, progress)
@@ -229,6 +246,14 @@ def run_conversion(
         resumed=journal.resumed,
         notes=plan.notes,
     )
+
+
+def _version(source: Array | Group | str) -> str:
+    """What a second run has to find again; of a file also its size and time of change."""
+    if not isinstance(source, str):
+        return str(source.store_path)
+    status = Path(source).stat()
+    return f"{source} {status.st_size} {status.st_mtime_ns}"
 
 
 def rechunk(

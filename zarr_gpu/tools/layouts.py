@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -161,6 +161,30 @@ def changed(arguments: dict[str, Any], layout: Layout) -> ArrayMetadata:
         if not _kept(value):
             arguments[name] = value
     return array_metadata(**arguments)
+
+
+def for_array(layout: Layout, ndim: int, names: Sequence[str | None]) -> Layout:
+    """What is meant for one array of a hierarchy: chunks for its number of axes, names it has."""
+    changes: dict[str, Any] = {}
+    for member in ("chunks", "shards"):
+        value = getattr(layout, member)
+        if isinstance(value, tuple | list) and len(value) != ndim:
+            changes[member] = KEEP
+        elif isinstance(value, Mapping):
+            changes[member] = {name: n for name, n in value.items() if name in names} or KEEP
+    return replace(layout, **changes) if changes else layout
+
+
+def names_of(array: Array) -> tuple[str | None, ...]:
+    """Names of the axes of an array, in either format."""
+    metadata = array.metadata
+    return dimension_names(
+        {
+            "shape": array.shape,
+            "dimension_names": metadata.dimension_names,
+            "attributes": metadata.attributes,
+        }
+    )
 
 
 def fitting_shards(shards: Any, chunks: Any, shape: Shape) -> Any:
