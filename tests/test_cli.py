@@ -25,7 +25,7 @@ CARD = DeviceInfo(
 )
 NO_CARD = DeviceInfo(reason="there is no NVIDIA driver")
 COMMANDS = (
-    "info tree ls cat dump copy convert rechunk consolidate verify migrate remove-metadata "
+    "info tree ls cat dump copy convert rechunk consolidate verify migrate remove-metadata plot bench completion "
     "ckpt device"
 ).split()
 RATES = {

@@ -6,11 +6,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zarr_gpu.cli import common
 from zarr_gpu.cli.progress import size
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def add_parsers(subparsers: Subparsers) -> None:
 def _action(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
     parser.add_argument("--json", action="store_true", help="print a JSON document")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
     parser.set_defaults(action=run)
     return parser
 
@@ -168,12 +169,15 @@ def _verify(args: argparse.Namespace) -> int:
     problems = []
     with safe_open(args.path, "np", verify="full") as file:
         names = file.offset_keys()
-        for i, name in enumerate(names):
+        progress = common.bar(args)
+        progress.begin("verify", len(names), "tensors")
+        for name in names:
             try:
                 file.get_tensor(name)
             except ZarrGpuError as error:
                 problems.append({"tensor": name, "error": str(error)})
-            _progress(i + 1, len(names))
+            progress.advance(1)
+        progress.end()
     if args.json:
         print(json.dumps({"tensors": len(names), "problems": problems}, indent=2))
     else:
@@ -181,13 +185,6 @@ def _verify(args: argparse.Namespace) -> int:
             print(problem["error"])
         print(f"{len(names)} tensors, {len(problems) or 'no'} problems")
     return 1 if problems else 0
-
-
-def _progress(done: int, total: int) -> None:
-    """A line that replaces itself, on terminals only."""
-    if sys.stderr.isatty():
-        end = "\n" if done == total else ""
-        print(f"\r{done}/{total} tensors", end=end, file=sys.stderr, flush=True)
 
 
 def _diff(args: argparse.Namespace) -> int:
@@ -205,7 +202,10 @@ def _diff(args: argparse.Namespace) -> int:
         "differ": {},
         "equal": 0,
     }
+    progress = common.bar(args)
+    progress.begin("compare", len(a.keys() & b.keys()), "tensors")
     for name in (n for n in a if n in b):
+        progress.advance(1)
         one, other = a[name], b[name]
         if one.shape != other.shape or one.dtype != other.dtype:
             what = f"{one.dtype}{list(one.shape)} and {other.dtype}{list(other.shape)}"
@@ -214,6 +214,7 @@ def _diff(args: argparse.Namespace) -> int:
             found["equal"] += 1
         else:
             found["differ"][name] = _distance(one, other)
+    progress.end()
     if args.json:
         print(json.dumps(found, indent=2))
     else:

@@ -49,7 +49,7 @@ def add_parsers(subparsers: Subparsers) -> None:
         zarr-gpu convert survey.zarr small.zarr --compressor zstd --level 9
         zarr-gpu convert survey.zarr gpu.zarr --like gpu
         zarr-gpu convert survey.zarr/depth depth.npy
-        zarr-gpu convert depth.npy depth.zarr --chunks 20,20
+        zarr-gpu convert other.npy other.zarr --chunks 20,20
         """,
         more="Values, types, fill values, attributes and names of dimensions are kept. Files: "
         f".npy, .npz, .h5, .nc, .safetensors, either way (HDF5 with the extra hdf5). {RESUMES}",

@@ -17,12 +17,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zarr_gpu.cli import (
+    bench,
     checking,
     ckpt,
     common,
+    completion,
     device,
     jobs,
     looking,
+    plotting,
     values,
 )
 
@@ -41,7 +44,17 @@ class Command(Protocol):
 
 
 _TAKE_NUMBERS = {"-s", "--select", "--chunks", "--shards"}
-COMMANDS: tuple[Command, ...] = (looking, values, jobs, checking, ckpt, device)
+COMMANDS: tuple[Command, ...] = (
+    looking,
+    values,
+    plotting,
+    jobs,
+    checking,
+    bench,
+    ckpt,
+    device,
+    completion,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
