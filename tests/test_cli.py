@@ -25,8 +25,8 @@ CARD = DeviceInfo(
 )
 NO_CARD = DeviceInfo(reason="there is no NVIDIA driver")
 COMMANDS = (
-    "info tree ls cat dump copy convert rechunk consolidate verify migrate remove-metadata plot bench completion "
-    "ckpt device"
+    "info tree ls cat dump plot copy convert rechunk consolidate verify migrate remove-metadata "
+    "bench ckpt device completion"
 ).split()
 RATES = {
     "host_to_device": 55e9,

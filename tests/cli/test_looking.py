@@ -197,3 +197,12 @@ def test_reader_that_closes_early_gets_no_traceback(survey):
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+def test_a_member_that_cannot_be_opened_is_a_line_on_stderr(survey, tmp_path):
+    (tmp_path / "survey.zarr/raw/flags/zarr.json").write_text("{}")
+    command = [sys.executable, "-m", "zarr_gpu", "tree", "survey.zarr"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "depth" in done.stdout
+    assert done.stderr.startswith("zarr-gpu: warning: member 'flags' is left out")
+    assert ".py" not in done.stderr

@@ -50,7 +50,7 @@ def files(survey):
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_examples_of_the_help_run(example, files, run, tmp_path):
-    status, out, err = run(*shlex.split(example)[1:])
+    status, _, err = run(*shlex.split(example)[1:])
     assert status == 0, err
     assert "Traceback" not in err
 

@@ -19,7 +19,6 @@ from zarr_gpu.errors import (
     UnsupportedError,
 )
 from zarr_gpu.metadata.grids import RectilinearGrid
-from zarr_gpu.stores.local import LocalStore
 from zarr_gpu.stores.memory import MemoryStore
 from zarr_gpu.stores.wrappers import CountingStore
 from zarr_gpu.tools.converting import convert, plan_conversion, rechunk
@@ -254,8 +253,27 @@ def test_a_target_that_exists_is_refused_and_overwritten(tmp_path):
     with pytest.raises(StoreError, match="by hand"):
         rechunk(tmp_path / "a", tmp_path / "mine", chunks=(5,), overwrite=True)
     assert (tmp_path / "mine/letter.txt").read_text() == "dear"
-    with pytest.raises(ValueError, match="lies in the source"):
-        rechunk(tmp_path / "a", LocalStore(tmp_path / "a"), chunks=(5,), path="x")
+
+
+def test_the_source_is_not_written_into_and_not_overwritten(tmp_path):
+    root = zarr_gpu.open_group(tmp_path / "g", mode="w")
+    root.create_array("x/a", data=np.arange(10))
+    for target, path in [("g/x/a", None), ("g/x", None), ("g", None), ("g", "x"), ("g/x/a", "b")]:
+        for work in (copy, convert):
+            arguments = {"target_path" if work is copy else "path": path}
+            with pytest.raises(ValueError, match="lies in the source"):
+                work(tmp_path / "g/x/a", tmp_path / target, overwrite=True, **arguments)
+    np.testing.assert_array_equal(root["x/a"][...], np.arange(10))
+    rechunk(tmp_path / "g/x/a", tmp_path / "g", path="x/ab", chunks=(5,))
+    np.testing.assert_array_equal(root["x/ab"][...], np.arange(10))
+
+
+def test_an_intermediate_array_is_not_left_in_a_zip_file(tmp_path):
+    values = np.arange(64 * 60).reshape(64, 60)
+    source = zarr_gpu.create_array({}, data=values, chunks=(1, 60))
+    target = rechunk(source, tmp_path / "a.zip", chunks=(64, 1), memory=4096)
+    np.testing.assert_array_equal(target[...], values)
+    assert sorted(target.store.list_dir()) == ["c", "zarr.json"]
 
 
 class FailingError(Exception):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -61,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` and return the exit status."""
     args = parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
     try:
-        status: int = args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            status: int = args.run(args)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough: zarr-gpu ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
@@ -77,6 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"zarr-gpu: {text or type(error).__name__}", file=sys.stderr)
         return found
     return status
+
+
+def _show_warning(message: Warning | str, *unused: Any) -> None:
+    """One line, without the place in the code."""
+    print(f"zarr-gpu: warning: {message}", file=sys.stderr)
 
 
 def _joined(argv: Sequence[str]) -> list[str]:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from zarr_gpu.array import Array
-from zarr_gpu.creating import overlap
 from zarr_gpu.group import Group
 from zarr_gpu.metadata.array import ArrayMetadata
 from zarr_gpu.metadata.group import GroupMetadata
@@ -33,7 +32,7 @@ from zarr_gpu.tools.layouts import KEEP, Layout, for_array, names_of, target_met
 from zarr_gpu.tools.planning import MAX_DECODES
 from zarr_gpu.tools.progress import SILENT, Progress
 from zarr_gpu.tools.sizes import parse_nbytes
-from zarr_gpu.tools.targets import opened_target
+from zarr_gpu.tools.targets import check_apart, opened_target
 from zarr_gpu.tools.transfer import (
     ArrayJob,
     Report,
@@ -229,8 +228,8 @@ def run_conversion(
 ) -> Report:
     """Carry out a plan, or the rest of it."""
     name = source if isinstance(source, str) else str(source.store_path)
-    if not isinstance(source, str) and overlap(place, source.store_path):
-        raise ValueError(f"{place} lies in the source, {name}, or the other way round")
+    if not isinstance(source, str):
+        check_apart(place, source.store_path)
     check_parents(place, plan.zarr_format)
     journal = begin(
         place, f"{what} {name}", plan.fingerprint(_version(source)), overwrite=overwrite

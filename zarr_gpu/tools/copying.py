@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from zarr_gpu.creating import overlap
 from zarr_gpu.errors import NodeNotFoundError, UnfinishedError, UnsupportedError
 from zarr_gpu.nodes import StorePath, join, read_node
 from zarr_gpu.places import find_place
 from zarr_gpu.tools.journal import begin, fingerprint, unfinished
 from zarr_gpu.tools.keys import copy_object, copy_pairs, documents_in_order, is_document, wanted
 from zarr_gpu.tools.progress import SILENT, Progress
-from zarr_gpu.tools.targets import opened_target
+from zarr_gpu.tools.targets import check_apart, opened_target
 from zarr_gpu.tools.transfer import Report, check_parents
 
 
@@ -48,8 +47,7 @@ def copy(
             "convert reads the arrays instead"
         )
     with opened_target(target, target_path, target_options, overwrite=overwrite) as there:
-        if overlap(there, here):
-            raise ValueError(f"{there} lies in the source, {here}, or the other way round")
+        check_apart(there, here)
         check_parents(there, node.zarr_format)
         said = f"copy {here}"
         finger = fingerprint(str(here), list(excludes), repr(sorted(node.documents(None).items())))

@@ -14,7 +14,7 @@ from zarr_gpu.array import Array
 from zarr_gpu.config import config
 from zarr_gpu.errors import StoreError, UnsupportedError
 from zarr_gpu.metadata.array import ArrayMetadata
-from zarr_gpu.nodes import DOCUMENTS, StorePath, join
+from zarr_gpu.nodes import DOCUMENTS, join
 from zarr_gpu.stores.base import Store
 from zarr_gpu.tools.formats import array_v3
 from zarr_gpu.tools.journal import DIRECTORY, Journal
@@ -161,8 +161,3 @@ def wanted(key: str, excludes: Iterable[str]) -> bool:
     """False for what regular expressions leave out, and for records of unfinished jobs."""
     parts = key.split("/")
     return DIRECTORY not in parts and not any(re.search(e, key) for e in excludes)
-
-
-def place_keys(place: StorePath) -> Iterator[str]:
-    """All keys at and below a place."""
-    return place.store.list_prefix(place.path)

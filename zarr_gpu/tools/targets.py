@@ -8,10 +8,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from zarr_gpu.creating import overlap
 from zarr_gpu.errors import ContainsNodeError, UnsupportedError
 from zarr_gpu.nodes import StorePath
 from zarr_gpu.places import find_place
 from zarr_gpu.stores.base import Store
+from zarr_gpu.stores.local import LocalStore
 
 
 @contextmanager
@@ -41,6 +43,24 @@ def opened_target(
     yield place
     if not isinstance(target, Store | StorePath):
         place.store.close()
+
+
+def check_apart(place: StorePath, source: StorePath) -> None:
+    """ValueError when one of two nodes is the other or lies in it, through whatever stores."""
+    both = _absolute(place), _absolute(source)
+    if None not in both:
+        a, b = (f"{path}/" for path in both)
+        inside = a.startswith(b) or b.startswith(a)
+    else:
+        inside = overlap(place, source)
+    if inside:
+        raise ValueError(f"{place} lies in the source, {source}, or the other way round")
+
+
+def _absolute(place: StorePath) -> str | None:
+    """The directory of a node on this machine."""
+    store = place.store
+    return f"{store.root}/{place.path}".rstrip("/") if isinstance(store, LocalStore) else None
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from zarr_gpu.nodes import (
     read_node,
     write_node,
 )
+from zarr_gpu.stores.local import LocalStore
 from zarr_gpu.tools.journal import Journal
 from zarr_gpu.tools.planning import Grid, RechunkPlan, TooLargeError, plan_rechunk
 from zarr_gpu.tools.progress import Progress
@@ -153,7 +154,24 @@ def _run_array(journal: Journal, job: ArrayJob, progress: Progress) -> None:
         skip = _blank(job, target)
         _run_pass(journal, job, 0, job.source, target, progress, skip)
         return
+    if not place.store.supports_deletes:  # a new zip file, which cannot hold what is removed again
+        from tempfile import TemporaryDirectory
+
+        with TemporaryDirectory(prefix="zarr-gpu-") as folder:
+            _run_through(journal, job, StorePath(LocalStore(folder)), target, progress)
+        return
     inside = StorePath(place.store, join(journal.inside.path, f"intermediate/{job.path or '_'}"))
+    _run_through(journal, job, inside, target, progress)
+    delete_node(inside.store, inside.path)
+
+
+def _run_through(
+    journal: Journal, job: ArrayJob, inside: StorePath, target: Array, progress: Progress
+) -> None:
+    """Both passes, with the intermediate array at ``inside``."""
+    between = job.plan.intermediate
+    if between is None:
+        raise ValueError(f"array {job.path!r} has no intermediate array")
     data_type = job.metadata.data_type
     metadata = array_metadata(
         shape=job.metadata.shape,
@@ -171,7 +189,6 @@ def _run_array(journal: Journal, job: ArrayJob, progress: Progress) -> None:
         journal.save()
     _run_pass(journal, job, 1, middle, target, progress, None)
     journal.save()
-    delete_node(inside.store, inside.path)
 
 
 def _run_pass(
