@@ -43,7 +43,7 @@ def start(command, directory):
     """The command in a process that is slow, and writes down what is done after every block."""
     code = (
         "import sys, time, zarr_gpu.tools.journal as journal\n"
-        "from zarr_gpu.cli.main import main\n"
+        "from zarr_gpu.cli.main import command\n"
         "from zarr_gpu.stores.local import LocalStore\n"
         "import zarr_gpu.tools.converting, zarr_gpu.tools.copying, zarr_gpu.codecs.gzip\n"
         "journal.SAVE_SECONDS = 0\n"
@@ -53,7 +53,7 @@ def start(command, directory):
         "    return publish(*args)\n"
         "LocalStore._publish = slowly\n"
         "print('ready', flush=True)\n"
-        "sys.exit(main(sys.argv[1:]))"
+        "command()"
     )
     argv = [sys.executable, "-c", code, command.split()[0], "source.zarr", "target.zarr"]
     return subprocess.Popen(

@@ -15,7 +15,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TextIO
 
 from zarr_gpu.cli import (
     bench,
@@ -60,8 +60,10 @@ COMMANDS: tuple[Command, ...] = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` and return the exit status."""
-    args = parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
+    debug = False
     try:
+        args = parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
+        debug = args.debug
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             status: int = args.run(args)
@@ -74,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return common.INTERRUPTED
     except Exception as error:
         found = common.status_of(error)
-        if found is None or args.debug:
+        if found is None or debug:
             raise
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"zarr-gpu: {text or type(error).__name__}", file=sys.stderr)
@@ -82,7 +84,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _show_warning(message: Warning | str, *unused: Any) -> None:
+def command() -> NoReturn:
+    """Be the process ``zarr-gpu``."""
+    status = main()
+    if status == common.INTERRUPTED:
+        # Not through the end of the interpreter: it waits for threads, among them, for ever, for
+        # one that was just being started when the signal came, which its pool does not know.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     """One line, without the place in the code."""
     print(f"zarr-gpu: warning: {message}", file=sys.stderr)
 
