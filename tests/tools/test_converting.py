@@ -396,3 +396,15 @@ def test_an_unfinished_source_is_refused():
     Fails.left = 1000
     assert copy(source, store).resumed
     np.testing.assert_array_equal(zarr_gpu.open(store)[...], np.arange(400))
+
+
+def test_copies_of_hierarchies_leave_unfinished_members_out():
+    store = Fails()
+    Fails.left = 1000
+    zarr_gpu.create_array(store, name="whole", data=np.arange(3))
+    Fails.left = 4
+    with pytest.raises(FailingError):
+        copy(zarr_gpu.create_array({}, data=np.arange(400), chunks=(10,)), store, target_path="x")
+    copy(store, target := {})
+    assert not [key for key in target if DIRECTORY in key]
+    assert [name for name, _ in zarr_gpu.open_group(target).members()] == ["whole"]

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from zarr_gpu.metadata.grids import RectilinearGrid, RegularAxis
 from zarr_gpu.tools.planning import (
+    Intermediate,
     TooLargeError,
+    _between,
     edges_of,
     grids,
     plan_pass,
@@ -147,3 +149,11 @@ def test_no_axes_and_no_elements(shape):
     plan = plan_rechunk(grids(shape, one), grids(shape, one), 1)
     assert len(plan.passes[0]) == (1 if shape == () else 0)
     assert isinstance(grids((3,), (1,))[0], RegularAxis)
+
+
+def test_inner_chunks_of_an_intermediate_array_divide_its_shards():
+    assert _between((100,), [12], [5]) == Intermediate(shards=(12,), chunks=(4,))
+    assert _between((100,), [12], [9]) == Intermediate(shards=(12,), chunks=(3,))
+    assert _between((100,), [12], [7]) == Intermediate(shards=(12,), chunks=(6,))
+    assert _between((100,), [12], [40]) == Intermediate(shards=(12,), chunks=(12,))
+    assert _between((10,), [12], [4]) == Intermediate(shards=(12,), chunks=(4,))
