@@ -1,6 +1,7 @@
 """The command ``zarr-gpu``."""
 
 import json
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import pytest
 
 import zarr_gpu.cli.device as command
 from zarr_gpu.cli import main as cli
+from zarr_gpu.device import detect
 from zarr_gpu.device.detect import Device, DeviceInfo, Feature
 from zarr_gpu.errors import StoreError
 
@@ -22,6 +24,10 @@ CARD = DeviceInfo(
     gds=Feature(False, "no kvikio"),
 )
 NO_CARD = DeviceInfo(reason="there is no NVIDIA driver")
+COMMANDS = (
+    "info tree ls cat dump plot copy convert rechunk consolidate verify migrate remove-metadata "
+    "bench ckpt device completion"
+).split()
 RATES = {
     "host_to_device": 55e9,
     "device_to_device": 2.1e12,
@@ -34,14 +40,14 @@ RATES = {
 @pytest.fixture
 def card(monkeypatch):
     probed = []
-    monkeypatch.setattr(command.detect, "device_info", lambda: CARD)
+    monkeypatch.setattr(detect, "device_info", lambda: CARD)
     monkeypatch.setattr(command, "probe", lambda index: probed.append(index) or RATES)
     return probed
 
 
 @pytest.fixture
 def no_card(monkeypatch):
-    monkeypatch.setattr(command.detect, "device_info", lambda: NO_CARD)
+    monkeypatch.setattr(detect, "device_info", lambda: NO_CARD)
     monkeypatch.setattr(command, "probe", None)
 
 
@@ -124,7 +130,7 @@ def test_errors_of_the_package_are_one_line(monkeypatch, capsys):
         raise StoreError("no such store")
 
     monkeypatch.setattr(command, "run", run)
-    assert cli.main(["device"]) == 2
+    assert cli.main(["device"]) == 4
     captured = capsys.readouterr()
     assert captured.err == "zarr-gpu: no such store\n"
     assert captured.out == ""
@@ -143,8 +149,8 @@ def test_every_command_is_in_the_help(capsys):
         cli.main(["--help"])
     assert leaving.value.code == 0
     out = capsys.readouterr().out
-    for module in cli.COMMANDS:
-        assert f"\n    {module.__name__.rpartition('.')[2]} " in out
+    for name in COMMANDS:
+        assert re.search(rf"^    {name}\s", out, re.MULTILINE)
 
 
 def run_module(*argv, **options):
@@ -175,5 +181,5 @@ def test_reader_that_closes_early(monkeypatch):
         "sys.exit(cli.main(['device', '--no-probe']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 141
     assert done.stderr == ""

@@ -56,6 +56,7 @@ PUBLIC_NAMES = [
     "array",
     "config",
     "consolidate_metadata",
+    "convert",
     "copy",
     "copy_all",
     "copy_store",
@@ -73,6 +74,7 @@ PUBLIC_NAMES = [
     "full_like",
     "group",
     "load",
+    "migrate",
     "ones",
     "ones_like",
     "open",
@@ -80,11 +82,13 @@ PUBLIC_NAMES = [
     "open_consolidated",
     "open_group",
     "open_like",
+    "rechunk",
     "save",
     "save_array",
     "save_group",
     "to_dask",
     "tree",
+    "verify",
     "zeros",
     "zeros_like",
 ]
@@ -156,7 +160,7 @@ def test_all_names_are_there_before_anything_was_used():
 
 def test_the_front_door_and_its_functions_say_the_same():
     elsewhere = {"Array", "Group", "__version__", "config", "device_info", "errors"}
-    elsewhere |= {"from_dask", "to_dask"}
+    elsewhere |= {"convert", "from_dask", "migrate", "rechunk", "to_dask", "verify"}
     assert {*api.__all__, *elsewhere} == set(zarr_gpu.__all__)
     assert all(getattr(zarr_gpu, name) is getattr(api, name) for name in api.__all__)
 

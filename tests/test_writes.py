@@ -474,3 +474,16 @@ def test_appends_overwrite_what_an_interrupted_one_left() -> None:
     np.testing.assert_array_equal(array[...], [1] * 5 + [0] * 4)
     array.append(values(3))
     np.testing.assert_array_equal(array[...], [1] * 5 + [0] * 4 + [1, 2, 3])
+
+
+@pytest.mark.parametrize("shards", [None, ()])
+@pytest.mark.parametrize("compressors", [None, "auto"])
+def test_a_chunk_without_axes_keeps_zeros_at_the_end_of_text(shards, compressors):
+    """NumPy's scalars of fixed-length bytes lose them."""
+    array = zarr_gpu.create_array(
+        {}, shape=(), chunks=(), shards=shards, dtype="S3", compressors=compressors
+    )
+    array[...] = np.array(b"42", "S3")
+    out = np.full((), b"xxx", "S3")
+    array.read(..., out=out)
+    assert out.tobytes() == b"42\0"

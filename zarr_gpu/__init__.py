@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from zarr_gpu.device.detect import device_info
     from zarr_gpu.group import Group
     from zarr_gpu.interop.dask import from_dask, to_dask
+    from zarr_gpu.tools.converting import convert, rechunk
+    from zarr_gpu.tools.migrating import migrate
+    from zarr_gpu.tools.verifying import verify
 
     __version__: str
 
@@ -66,6 +69,7 @@ __all__ = [
     "array",
     "config",
     "consolidate_metadata",
+    "convert",
     "copy",
     "copy_all",
     "copy_store",
@@ -83,6 +87,7 @@ __all__ = [
     "full_like",
     "group",
     "load",
+    "migrate",
     "ones",
     "ones_like",
     "open",
@@ -90,11 +95,13 @@ __all__ = [
     "open_consolidated",
     "open_group",
     "open_like",
+    "rechunk",
     "save",
     "save_array",
     "save_group",
     "to_dask",
     "tree",
+    "verify",
     "zeros",
     "zeros_like",
 ]
@@ -103,9 +110,13 @@ _HOMES = {
     "Array": "array",
     "Group": "group",
     "config": "config",
+    "convert": "tools.converting",
     "device_info": "device.detect",
     "from_dask": "interop.dask",
+    "migrate": "tools.migrating",
+    "rechunk": "tools.converting",
     "to_dask": "interop.dask",
+    "verify": "tools.verifying",
 }
 """Modules of public names; all others are in ``api``."""
 

@@ -1,8 +1,6 @@
 """``python -m zarr_gpu`` is the command ``zarr-gpu``."""
 
-import sys
-
-from zarr_gpu.cli.main import main
+from zarr_gpu.cli.main import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -162,7 +162,7 @@ def place_of(out: NDArray, axes: tuple[Segments, ...], ranges: Ranges, chunk: Sh
     where: tuple[Any, ...] = tuple([axis.span(r) for axis, r in zip(axes, ranges, strict=True)])
     place: NDArray = out[(*where, ...)]
     if all(len(r) == 1 for r in ranges):
-        return place[(None,) * n]
+        return place[(*(None,) * n, ...)]  # an array where there are no axes, too
     extents = [m for r, extent in zip(ranges, chunk, strict=True) for m in (len(r), extent)]
     return place.reshape(extents).transpose(*range(0, 2 * n, 2), *range(1, 2 * n, 2))
 

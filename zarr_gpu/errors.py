@@ -11,6 +11,7 @@
     |- ContainsNodeError          FileExistsError, ValueError
     |  |- ContainsArrayError
     |  `- ContainsGroupError
+    |- UnfinishedError            FileExistsError, ValueError   another job left its target
     |- NodeTypeError              ValueError         an array where a group was asked for
     |- SelectionError             IndexError
     |  |- BoundsCheckError
@@ -112,6 +113,10 @@ class ContainsArrayError(ContainsNodeError):
 
 class ContainsGroupError(ContainsNodeError):
     """A group is already at the path."""
+
+
+class UnfinishedError(ZarrGpuError, FileExistsError, ValueError):
+    """The target of a job holds the unfinished work of another one."""
 
 
 class NodeTypeError(ZarrGpuError, ValueError):

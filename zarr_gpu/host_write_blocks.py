@@ -295,7 +295,8 @@ class BlockWriteJob(WriteJob):
     def _part(self, row: Sequence[int]) -> Part:
         axes = self.plan.axes
         place: tuple[Any, ...] = tuple(a.out_index(s) for a, s in zip(axes, row, strict=True))
-        return tuple(a.in_chunk(s) for a, s in zip(axes, row, strict=True)), self.value[place]
+        inside = tuple(a.in_chunk(s) for a, s in zip(axes, row, strict=True))
+        return inside, self.value[(*place, ...)]  # an array where there are no axes, too
 
     def _encode_part(
         self, part: Part, key: str, read: Callable[[str, memoryview], bool] | None

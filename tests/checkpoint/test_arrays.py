@@ -253,9 +253,9 @@ def test_command_verify(tmp_path, tensors, capsys):
     assert problem["tensor"] in problem["error"]
     path.write_bytes(data[:-1])
     status, text = command(capsys, "verify", path)
-    assert status == 2
+    assert status == 4
     assert text.err.startswith("zarr-gpu: m.safetensors")
-    assert command(capsys, "verify", tmp_path / "nothing.safetensors")[0] == 2
+    assert command(capsys, "verify", tmp_path / "nothing.safetensors")[0] == 3
 
 
 def test_command_diff(tmp_path, tensors, capsys):
@@ -294,7 +294,7 @@ def test_commands_convert_index_and_slice(tmp_path, tensors, capsys):
     assert command(capsys, "slice", path, "layer/0", ":,7", "--out", tmp_path / "x.npy")[0] == 0
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), tensors["layer/0"][:, 7])
     status, text = command(capsys, "slice", path, "nothing")
-    assert status == 2
+    assert status == 3
     assert "no tensor 'nothing'" in text.err
     assert command(capsys, "slice", path, "ids", "a:b")[0] == 2
 

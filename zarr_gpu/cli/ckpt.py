@@ -6,10 +6,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from zarr_gpu.cli import common
+from zarr_gpu.cli.progress import size
 
 if TYPE_CHECKING:
     from zarr_gpu.cli.main import Subparsers
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 PAGE = 4096
 
 
-def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
+def add_parsers(subparsers: Subparsers) -> None:
     """Declare ``ckpt`` and its actions."""
     parser = subparsers.add_parser(
         "ckpt",
@@ -49,12 +51,13 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
     cut.add_argument("name")
     cut.add_argument("selection", nargs="?", default="...", help="as between brackets: 0:4,:,7")
     cut.add_argument("--out", metavar="NPY")
-    return parser
+    parser.set_defaults(run=run)
 
 
 def _action(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
     parser.add_argument("--json", action="store_true", help="print a JSON document")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
     parser.set_defaults(action=run)
     return parser
 
@@ -63,14 +66,6 @@ def run(args: argparse.Namespace) -> int:
     """Do the action."""
     status: int = args.action(args)
     return status
-
-
-def _size(n: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if n < 1024:
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
-        n /= 1024
-    return f"{n:.1f} TiB"
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -111,9 +106,9 @@ def _info(args: argparse.Namespace) -> int:
         ]
         print(json.dumps(document, indent=2))
         return 0
-    print(f"{args.path}: {len(rows)} tensors, {document['parameters']:,} values, {_size(total)}")
+    print(f"{args.path}: {len(rows)} tensors, {document['parameters']:,} values, {size(total)}")
     for kind, nbytes in kinds.most_common():
-        print(f"  {kind:<16} {_size(nbytes)}")
+        print(f"  {kind:<16} {size(nbytes)}")
     if aligned is not None:
         print(f"  {aligned:.0%} of the bytes begin at pages, ", end="")
         print("checksums of all of them" if checksums else "no checksums")
@@ -123,7 +118,7 @@ def _info(args: argparse.Namespace) -> int:
     print("all tensors:" if args.all else "the largest tensors:")
     for name, kind, shape, nbytes in shown:
         print(
-            f"  {_size(nbytes):>10}  {kind:<14} {'x'.join(map(str, shape)) or 'scalar':<16} {name}"
+            f"  {size(nbytes):>10}  {kind:<14} {'x'.join(map(str, shape)) or 'scalar':<16} {name}"
         )
     return 0
 
@@ -174,12 +169,15 @@ def _verify(args: argparse.Namespace) -> int:
     problems = []
     with safe_open(args.path, "np", verify="full") as file:
         names = file.offset_keys()
-        for i, name in enumerate(names):
+        progress = common.bar(args)
+        progress.begin("verify", len(names), "tensors")
+        for name in names:
             try:
                 file.get_tensor(name)
             except ZarrGpuError as error:
                 problems.append({"tensor": name, "error": str(error)})
-            _progress(i + 1, len(names))
+            progress.advance(1)
+        progress.end()
     if args.json:
         print(json.dumps({"tensors": len(names), "problems": problems}, indent=2))
     else:
@@ -187,13 +185,6 @@ def _verify(args: argparse.Namespace) -> int:
             print(problem["error"])
         print(f"{len(names)} tensors, {len(problems) or 'no'} problems")
     return 1 if problems else 0
-
-
-def _progress(done: int, total: int) -> None:
-    """A line that replaces itself, on terminals only."""
-    if sys.stderr.isatty():
-        end = "\n" if done == total else ""
-        print(f"\r{done}/{total} tensors", end=end, file=sys.stderr, flush=True)
 
 
 def _diff(args: argparse.Namespace) -> int:
@@ -211,7 +202,10 @@ def _diff(args: argparse.Namespace) -> int:
         "differ": {},
         "equal": 0,
     }
+    progress = common.bar(args)
+    progress.begin("compare", len(a.keys() & b.keys()), "tensors")
     for name in (n for n in a if n in b):
+        progress.advance(1)
         one, other = a[name], b[name]
         if one.shape != other.shape or one.dtype != other.dtype:
             what = f"{one.dtype}{list(one.shape)} and {other.dtype}{list(other.shape)}"
@@ -220,6 +214,7 @@ def _diff(args: argparse.Namespace) -> int:
             found["equal"] += 1
         else:
             found["differ"][name] = _distance(one, other)
+    progress.end()
     if args.json:
         print(json.dumps(found, indent=2))
     else:
@@ -243,7 +238,7 @@ def _plain(tensor: Any) -> Any:
         import torch
 
         sizes = {1: torch.uint8, 2: torch.int16}
-        return tensor.detach().view(sizes[tensor.element_size()]).numpy()
+        return tensor.detach().view(sizes[tensor.elementsize()]).numpy()
 
 
 def _distance(one: Any, other: Any) -> dict[str, Any]:
@@ -285,6 +280,7 @@ def _slice(args: argparse.Namespace) -> int:
     import numpy as np
 
     from zarr_gpu.checkpoint import safe_open
+    from zarr_gpu.cli.selections import parse_selection
 
     with safe_open(args.path, "np") as file:
         values = file.get_slice(args.name)[parse_selection(args.selection)]
@@ -297,22 +293,3 @@ def _slice(args: argparse.Namespace) -> int:
     else:
         print(values)
     return 0
-
-
-def parse_selection(text: str) -> Any:
-    """``0:4,:,7`` or ``...`` as an index. Raises SelectionError."""
-    from zarr_gpu.errors import SelectionError
-
-    items: list[Any] = []
-    for part in text.replace(" ", "").split(","):
-        numbers = part.split(":")
-        try:
-            if part == "...":
-                items.append(...)
-            elif len(numbers) == 1:
-                items.append(int(part))
-            else:
-                items.append(slice(*(int(n) if n else None for n in numbers)))
-        except (ValueError, TypeError):
-            raise SelectionError(f"{text!r} is no selection such as 0:4,:,7") from None
-    return tuple(items)

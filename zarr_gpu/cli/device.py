@@ -8,11 +8,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import asdict
-from importlib.metadata import distributions
 from typing import TYPE_CHECKING, Any
-
-from zarr_gpu.device import detect
 
 if TYPE_CHECKING:
     from zarr_gpu.cli.main import Subparsers
@@ -27,7 +23,7 @@ _PACKAGES = re.compile(
 )
 
 
-def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
+def add_parsers(subparsers: Subparsers) -> None:
     """Declare ``device``."""
     parser = subparsers.add_parser(
         "device",
@@ -43,11 +39,15 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
         help=f"measure copies to the first device for {PROBE_SECONDS:.0f} seconds (default, "
         "where there is one)",
     )
-    return parser
+    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the record of :func:`zarr_gpu.device.detect.device_info`, packages and copy rates."""
+    from dataclasses import asdict
+
+    from zarr_gpu.device import detect
+
     info = detect.device_info()
     usable = [i for i in range(len(info.devices)) if info.problem(i) is None]
     bandwidth = probe(usable[0]) if args.probe and usable else None
@@ -67,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
 
 def packages() -> dict[str, str]:
     """Installed distributions that matter here, by name."""
+    from importlib.metadata import distributions  # slow to import
+
     found = (((d.metadata["Name"] or "").lower(), d.version) for d in distributions())
     return dict(sorted((name, version) for name, version in found if _PACKAGES.fullmatch(name)))
 

@@ -1,0 +1,225 @@
+"""Help, completion, progress, and measurements: what is around the commands."""
+
+import argparse
+import io
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.device.devices import emulated
+from zarr_gpu.cli import common
+from zarr_gpu.cli.completion import Node, bash, fish, zsh
+from zarr_gpu.cli.main import parser
+from zarr_gpu.cli.progress import Bar, clock, size
+
+
+def commands():
+    (subparsers,) = (a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
+    return subparsers.choices
+
+
+EXAMPLES = [
+    line.strip()
+    for name, command in commands().items()
+    for line in (command.epilog or "").splitlines()
+    if line.strip().startswith("zarr-gpu ")
+]
+
+
+def test_every_new_command_has_examples():
+    named = {shlex.split(example)[1] for example in EXAMPLES}
+    assert named == set(commands()) - {"ckpt", "device"}
+
+
+@pytest.fixture
+def files(survey):
+    """What the examples name."""
+    import zarr_gpu
+
+    np.save("other.npy", np.asarray(survey["depth"]))
+    zarr_gpu.create_array("old.zarr", data=np.arange(9), chunks=(4,), zarr_format=2)
+    zarr_gpu.create_array("both.zarr", data=np.arange(9), zarr_format=2)
+    zarr_gpu.migrate("both.zarr")
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_examples_of_the_help_run(example, files, run, tmp_path):
+    status, _, err = run(*shlex.split(example)[1:])
+    assert status == 0, err
+    assert "Traceback" not in err
+
+
+def test_help_is_fast():
+    """What --help loads; NumPy alone would take most of the 0.3 s that it may."""
+    code = (
+        "import sys, contextlib, io\n"
+        "from zarr_gpu.cli.main import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        "    main(['--help'])\n"
+        "print(' '.join(sorted(sys.modules)))"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    slow = {"numpy", "fsspec", "zarr", "importlib.metadata", "asyncio", "zarr_gpu.array"}
+    assert not slow & set(loaded.stdout.split())
+
+
+# -- completion -----------------------------------------------------------------------------------
+
+
+def complete(words, directory):
+    """What bash offers for the last word."""
+    script = directory / "completion.bash"
+    script.write_text(bash(Node(parser())))
+    quoted = " ".join(shlex.quote(word) for word in words)
+    code = (
+        f"source {script}; COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; _zarr_gpu; "
+        'echo "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (["zarr-gpu", "con"], ["convert", "consolidate"]),
+        (["zarr-gpu", "convert", "a", "--ov"], ["--overwrite"]),
+        (["zarr-gpu", "convert", "--like", ""], ["gpu"]),
+        (["zarr-gpu", "ckpt", "ver"], ["verify"]),
+        (["zarr-gpu", "ckpt", "convert", "--compression", "z"], ["zstd"]),
+        (["zarr-gpu", "completion", ""], ["bash", "zsh", "fish", "-h", "--help"]),
+        (["zarr-gpu", "info", "file"], []),
+    ],
+)
+def test_bash_completes(words, expected, tmp_path):
+    assert sorted(complete(words, tmp_path)) == sorted(expected)
+
+
+@pytest.mark.parametrize("make", [bash, zsh, fish])
+def test_every_command_and_option_is_in_every_script(make):
+    text = make(Node(parser()))
+    for name, command in commands().items():
+        assert name in text
+        for action in command._actions:
+            for option in action.option_strings:
+                assert (f"-l {option[2:]} " if make is fish and option[:2] == "--" else option) in (
+                    text.replace("\n", " ") if make is not fish or option[:2] == "--" else option
+                )
+    shell = make.__name__
+    if shutil.which(shell):  # the syntax, where there is the shell
+        done = subprocess.run(
+            [shell, "-n"], input=text, text=True, capture_output=True, check=False
+        )
+        assert done.stderr == ""
+
+
+# -- progress -------------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_has_amount_rate_and_remaining_time():
+    bar = Bar(stream=Terminal())
+    bar.begin("depth", 100 << 20)
+    bar.advance(25 << 20)
+    line = bar.line(5.0)
+    assert "25%" in line
+    assert "25.0 MiB of 100.0 MiB" in line
+    assert "5.0 MiB/s" in line
+    assert "0:15 left" in line
+    bar.end()
+    assert bar._stream.getvalue().endswith("\x1b[K\n")
+
+
+def test_progress_of_a_resumed_job_counts_only_what_it_does_itself():
+    bar = Bar(stream=Terminal())
+    bar.begin("x", 100, "objects", done=50)
+    bar.advance(10)
+    assert "60 objects of 100  10/s  0:04 left" in bar.line(1.0)
+    bar.begin("y", 0, "objects")
+    bar.advance(7)
+    assert bar.line(1.0) == "y  7 objects  7/s"
+
+
+@pytest.mark.parametrize("quiet, terminal", [(True, True), (False, False)])
+def test_no_progress_where_it_is_not_wanted(quiet, terminal):
+    stream = Terminal() if terminal else io.StringIO()
+    bar = Bar(quiet=quiet, stream=stream)
+    bar.begin("x", 10)
+    bar.advance(10)
+    bar.end()
+    assert stream.getvalue() == ""
+
+
+def test_commands_draw_progress_on_terminals(survey, run, monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    for command in ("verify survey.zarr", "convert survey.zarr a.zarr --compressor gzip"):
+        stream.truncate(0)
+        assert run(*command.split())[0] == 0
+        assert "depth" in stream.getvalue()
+        assert "100%" in stream.getvalue()
+        stream.truncate(0)
+        assert run(*command.replace("a.zarr", "b.zarr").split(), "-q")[0] == 0
+        assert stream.getvalue() == ""
+
+
+def test_sizes_and_times():
+    assert [size(n) for n in (5, 1536, 5 << 30, 3 << 41)] == [
+        "5 B",
+        "1.5 KiB",
+        "5.0 GiB",
+        "6.0 TiB",
+    ]
+    assert [clock(s) for s in (5, 65, 3725)] == ["0:05", "1:05", "1:02:05"]
+
+
+# -- measurements ---------------------------------------------------------------------------------
+
+
+def test_bench_measures_each_device(survey, run):
+    command = ("bench", "survey.zarr/depth", "--repeat", 2, "--device", "cpu", "--threads", "1,2")
+    status, out, err = run(*command, "--cold", "--json")
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    assert found["nbytes"] == 60 * 40 * 2
+    rows = [(r["engine"], r["device"], r["threads"]) for r in found["results"]]
+    assert rows[:2] == [("zarr_gpu", "cpu", 1), ("zarr_gpu", "cpu", 2)]
+    assert rows[2:] in ([], [("zarr-python", "cpu", None)])
+    assert all(r["median"] >= r["best"] > 0 for r in found["results"])
+    assert all(r["cold"] > 0 for r in found["results"])
+    assert "2 threads" in run(*command)[1]
+
+
+def test_bench_and_verify_on_an_emulated_device(survey, run, monkeypatch, tmp_path):
+    with emulated(monkeypatch):
+        out = run("bench", "survey.zarr/depth", "--device", "cuda:0", "--repeat", 1, "--json")[1]
+        (row,) = json.loads(out)["results"]
+        assert (row["device"], row["threads"]) == ("cuda:0", None)
+        assert run("verify", "survey.zarr", "--device", "cuda:0")[0] == 0
+        (tmp_path / "survey.zarr/depth/c/1/1").write_bytes(b"rubbish")
+        status, out, _ = run("verify", "survey.zarr", "--device", "cuda:0", "--json")
+        assert status == 1
+        assert [p["key"] for p in json.loads(out)["problems"]] == ["depth/c/1/1"]
+        info = run("info", "survey.zarr/depth", "--device", "cuda:0")[1]
+        assert re.search(r"device +cuda:0", info)
+
+
+def test_storage_options(monkeypatch):
+    args = argparse.Namespace(storage_option=["anon=true", "key=abc", 'client={"a": 1}'])
+    assert common.storage_options(args) == {"anon": True, "key": "abc", "client": {"a": 1}}
+    with pytest.raises(ValueError, match="KEY=VALUE"):
+        common.storage_options(argparse.Namespace(storage_option=["x"]))

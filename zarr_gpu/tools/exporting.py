@@ -1,0 +1,276 @@
+"""Arrays and hierarchies as other kinds of files: ``.npy``, ``.npz``, ``.h5`` and ``.safetensors``.
+
+A file is written under the name ``FILE.unfinished`` and renamed when it is whole. Such a job
+starts anew after an interruption.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zarr_gpu.array import Array
+from zarr_gpu.errors import ContainsNodeError, UnsupportedError
+from zarr_gpu.group import Group
+from zarr_gpu.tools.files import get_h5py
+from zarr_gpu.tools.formats import DIMENSIONS
+from zarr_gpu.tools.planning import Pass, TooLargeError, plan_pass
+from zarr_gpu.tools.progress import Progress
+from zarr_gpu.tools.transfer import COPIES, Report, itemsize, source_grid
+
+KINDS = (".npy", ".npz", ".h5", ".hdf5", ".safetensors")
+
+
+def is_export(path: Any) -> bool:
+    """True for names of files that :func:`export` writes."""
+    return isinstance(path, str | os.PathLike) and os.fspath(path).lower().endswith(KINDS)
+
+
+def export(
+    node: Array | Group, path: str, *, memory: int, overwrite: bool, progress: Progress
+) -> Report:
+    """Write a node as a file.
+
+    Raises ContainsNodeError, UnsupportedError, MissingDependencyError.
+    """
+    target = Path(path)
+    if target.exists() and not overwrite:
+        raise ContainsNodeError(f"{path} exists; overwrite (--overwrite) replaces it")
+    arrays = _arrays(node)
+    suffix = target.suffix.lower()
+    writers: Mapping[str, Callable[..., None]] = {
+        ".npy": _npy,
+        ".npz": _npz,
+        ".h5": _hdf5,
+        ".hdf5": _hdf5,
+        ".safetensors": _safetensors,
+    }
+    unfinished = Path(f"{path}.unfinished")
+    try:
+        writers[suffix](node, arrays, unfinished, memory, progress)
+        unfinished.replace(target)
+    finally:
+        with suppress(FileNotFoundError):
+            unfinished.unlink()
+    nbytes = sum(array.nbytes for array in arrays.values())
+    return Report(arrays=len(arrays), nbytes=nbytes, resumed=False)
+
+
+def _arrays(node: Array | Group) -> dict[str, Array]:
+    if isinstance(node, Array):
+        return {node.basename or "data": node}
+    return {path: a for path, a in node.members(max_depth=None) if isinstance(a, Array)}
+
+
+def _blocks(array: Array, memory: int) -> Pass:
+    """Whole chunks within the memory allowed, or one chunk."""
+    grid = source_grid(array)
+    most = max(1, memory // (COPIES * itemsize(array.metadata)))
+    try:
+        return plan_pass(grid, grid, most)
+    except TooLargeError as error:
+        return plan_pass(grid, grid, error.needed)
+
+
+def _check_numpy(array: Array, kind: str) -> None:
+    dtype = array.dtype
+    if dtype.hasobject or dtype.kind == "T":
+        raise UnsupportedError(f"array {array.name!r}: {kind} cannot hold elements of {dtype}")
+    if not dtype.type.__module__.startswith("numpy"):
+        raise UnsupportedError(
+            f"array {array.name!r}: {kind} would forget the type {dtype}; .safetensors keeps it"
+        )
+
+
+def _npy(
+    node: Array | Group, arrays: dict[str, Array], path: Path, memory: int, progress: Progress
+) -> None:
+    if not isinstance(node, Array):
+        raise UnsupportedError("a group has several arrays: use .npz, or name one of them")
+    _check_numpy(node, ".npy")
+    if not node.size or not node.shape:
+        with path.open("wb") as file:
+            np.save(file, np.asarray(node), allow_pickle=False)
+        return
+    out = np.lib.format.open_memmap(path, "w+", node.dtype, node.shape)
+    _copy(node, out, memory, progress)
+    out.flush()
+
+
+def _copy(array: Array, out: Any, memory: int, progress: Progress) -> None:
+    plan = _blocks(array, memory)
+    progress.begin(array.path or "array", array.nbytes)
+    try:
+        for region in plan.regions():
+            out[region] = array[region]
+            progress.advance(_nbytes(region, array))
+    finally:
+        progress.end()
+
+
+def _nbytes(region: tuple[slice, ...], array: Array) -> int:
+    elements: int = math.prod(part.stop - part.start for part in region)
+    return elements * array.itemsize
+
+
+def _npz(
+    node: Array | Group, arrays: dict[str, Array], path: Path, memory: int, progress: Progress
+) -> None:
+    for array in arrays.values():
+        _check_numpy(array, ".npz")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name, array in arrays.items():
+            member = zipfile.ZipInfo(f"{name}.npy")
+            with archive.open(member, "w", force_zip64=True) as file:
+                header: dict[str, Any] = {
+                    "descr": np.lib.format.dtype_to_descr(array.dtype),
+                    "fortran_order": False,
+                    "shape": array.shape,
+                }
+                np.lib.format.write_array_header_2_0(file, header)
+                progress.begin(name, array.nbytes)
+                try:
+                    for rows in _slabs(array, memory):
+                        values = np.asarray(array[rows])
+                        file.write(np.ascontiguousarray(values).tobytes())
+                        progress.advance(values.nbytes)
+                finally:
+                    progress.end()
+
+
+def _slabs(array: Array, memory: int) -> Iterator[Any]:
+    """Rows of the first axis, whole chunks where they fit into the memory."""
+    if not array.shape:
+        yield ()
+        return
+    n = array.shape[0]
+    row = max(1, array.nbytes // max(1, n))
+    chunk = int(np.max(np.diff([0, *np.cumsum(array.read_chunk_sizes[0])]), initial=1))
+    fits = max(1, memory // (COPIES * row))
+    step = fits // chunk * chunk or fits
+    for start in range(0, n, step):
+        yield slice(start, min(n, start + step))
+
+
+# -- HDF5 -----------------------------------------------------------------------------------------
+
+
+def _hdf5(
+    node: Array | Group, arrays: dict[str, Array], path: Path, memory: int, progress: Progress
+) -> None:
+    h5py = get_h5py()
+    with h5py.File(path, "w") as file:
+        if isinstance(node, Group):
+            _put_attributes(file, node.attrs.asdict())
+            for name, child in node.members(max_depth=None):
+                if isinstance(child, Group):
+                    _put_attributes(file.require_group(name), child.attrs.asdict())
+        for name, array in arrays.items():
+            _data_set(h5py, file, name, array)
+            _copy(array, file[name], memory, progress)
+        for name, array in arrays.items():
+            _dimensions(file, name, array)
+
+
+def _data_set(h5py: Any, file: Any, name: str, array: Array) -> None:
+    dtype: Any = array.dtype
+    if array.metadata.data_type.kind == "string":
+        dtype = h5py.string_dtype()
+    elif dtype.kind in "mMU" or dtype.hasobject or not dtype.type.__module__.startswith("numpy"):
+        raise UnsupportedError(f"array {array.name!r}: HDF5 cannot hold elements of {dtype}")
+    chunks = None
+    if array.shape and array.size:
+        sizes = [axis.extent(np.zeros((), np.int64)) for axis in source_grid(array)]
+        chunks = tuple(max(1, min(int(c), n)) for c, n in zip(sizes, array.shape, strict=True))
+    fill = array.fill_value
+    file.create_dataset(
+        name,
+        array.shape,
+        dtype,
+        chunks=chunks,
+        compression="gzip" if chunks and array.compressors else None,
+        shuffle=bool(chunks and array.compressors) or None,
+        fillvalue=fill if fill is not None and dtype is array.dtype else None,
+    )
+    attributes = {k: v for k, v in array.attrs.asdict().items() if k != DIMENSIONS}
+    _put_attributes(file[name], attributes)
+
+
+def _put_attributes(item: Any, attributes: Mapping[str, Any]) -> None:
+    for key, value in attributes.items():
+        try:
+            item.attrs[key] = "" if value is None else value
+        except TypeError:  # lists of several types and objects
+            item.attrs[key] = json.dumps(value)
+
+
+def _dimensions(file: Any, name: str, array: Array) -> None:
+    """Labels, and scales where an array of one axis has a dimension's name, as netCDF does it."""
+    names = array.metadata.dimension_names or array.attrs.asdict().get(DIMENSIONS) or ()
+    folder = name.rpartition("/")[0]
+    for number, dimension in enumerate(names):
+        if not isinstance(dimension, str):
+            continue
+        file[name].dims[number].label = dimension
+        scale = f"{folder}/{dimension}" if folder else dimension
+        if scale in file and hasattr(file[scale], "shape") and file[scale].ndim == 1:
+            if not file[scale].is_scale:
+                file[scale].make_scale(dimension)
+            if scale != name:
+                file[name].dims[number].attach_scale(file[scale])
+
+
+# -- safetensors ----------------------------------------------------------------------------------
+
+
+def _safetensors(
+    node: Array | Group, arrays: dict[str, Array], path: Path, memory: int, progress: Progress
+) -> None:
+    """One tensor in memory at a time."""
+    from dataclasses import replace
+
+    from zarr_gpu.checkpoint.saving import source, write_file
+    from zarr_gpu.stores.local import LocalStore
+
+    sources = []
+    for name, array in arrays.items():
+        if array.dtype.hasobject or array.dtype.kind in "TUSmM" or array.dtype.names is not None:
+            raise UnsupportedError(
+                f"array {array.name!r}: safetensors cannot hold elements of {array.dtype}"
+            )
+        shaped = np.broadcast_to(np.zeros((), array.dtype), array.shape)
+        sources.append(replace(source(_tensor_name(name), shaped), memory=_memory(array, progress)))
+    metadata = {key: value for key, value in node.attrs.asdict().items() if isinstance(value, str)}
+    write_file(LocalStore(path.parent), path.name, sources, metadata)
+
+
+def _tensor_name(path: str) -> str:
+    """The name a tensor had: those that no node can have are stored escaped."""
+    from urllib.parse import unquote
+
+    from zarr_gpu.stores.safetensors import node_name
+
+    name = unquote(path)
+    return name if node_name(name) == path else path
+
+
+def _memory(array: Array, progress: Progress) -> Callable[[], memoryview]:
+    def read() -> memoryview:
+        progress.begin(array.path or "array", array.nbytes)
+        try:
+            values = np.ascontiguousarray(np.asarray(array))
+            progress.advance(array.nbytes)
+        finally:
+            progress.end()
+        little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+        return memoryview(little.reshape(-1).view(np.uint8))
+
+    return read

@@ -1,0 +1,71 @@
+"""Plans for storing what other kinds of files hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zarr_gpu.creation import array_metadata
+from zarr_gpu.metadata.array import ArrayMetadata
+from zarr_gpu.metadata.grids import RegularAxis
+from zarr_gpu.metadata.group import GroupMetadata
+from zarr_gpu.nodes import Metadata
+from zarr_gpu.tools.files import FileArray, FileTree, encoded_fill
+from zarr_gpu.tools.formats import DIMENSIONS
+from zarr_gpu.tools.layouts import Layout, changed, for_array
+from zarr_gpu.tools.transfer import ArrayJob, array_job
+
+
+def plan_import(
+    tree: FileTree, layout: Layout, memory: int, max_decodes: float
+) -> tuple[dict[str, Metadata], list[ArrayJob]]:
+    """Nodes of the target by path, and the arrays to be stored."""
+    zarr_format = layout.zarr_format or 3
+    nodes: dict[str, Metadata] = {}
+    jobs = []
+    for path, attributes in tree.groups.items():
+        nodes[path] = GroupMetadata(zarr_format=zarr_format, attributes=attributes)  # type: ignore[arg-type]  # 2 or 3
+    for path, array in tree.arrays.items():
+        names = array.dimension_names or ()
+        here = for_array(layout, len(array.shape), names) if path else layout
+        metadata = _metadata(array, here, zarr_format)
+        nodes[path] = metadata
+        # What is not chunked is read as cheaply in any piece.
+        axes = metadata.chunk_grid.axes(metadata.shape)
+        if array.chunks is not None:
+            axes = tuple(RegularAxis(n, c) for n, c in zip(array.shape, array.chunks, strict=True))
+        job = array_job(path, array.values, axes, metadata, memory, max_decodes=max_decodes)
+        jobs.append(job)
+    return nodes, jobs
+
+
+def _metadata(array: FileArray, layout: Layout, zarr_format: int) -> ArrayMetadata:
+    attributes = dict(array.attributes)
+    arguments: dict[str, Any] = {
+        "shape": array.shape,
+        "dtype": array.dtype,
+        "chunks": array.chunks or "auto",
+        "zarr_format": zarr_format,
+    }
+    if array.fill_value is not None:
+        arguments["fill_value"] = array.fill_value
+    if "_FillValue" in attributes and array.dtype is not str:
+        if zarr_format == 2:  # there, xarray takes it from the fill value
+            arguments["fill_value"] = attributes.pop("_FillValue")
+        else:
+            fill = attributes["_FillValue"]
+            attributes["_FillValue"] = encoded_fill(fill, array.dtype, zarr_format)
+    if array.dimension_names is not None:
+        if zarr_format == 3:
+            arguments["dimension_names"] = array.dimension_names
+        else:
+            attributes[DIMENSIONS] = list(array.dimension_names)
+    if arguments["chunks"] == "auto" and "chunks" not in _given(layout):
+        metadata = array_metadata(**{**arguments, "attributes": attributes})
+        arguments["chunks"] = metadata.chunk_grid.chunk_shape  # type: ignore[union-attr]  # regular
+    elif arguments["chunks"] == "auto":
+        arguments["chunks"] = tuple(max(1, n) for n in array.shape)
+    return changed({**arguments, "attributes": attributes}, layout)
+
+
+def _given(layout: Layout) -> list[str]:
+    return [] if layout.chunks == "keep" else ["chunks"]

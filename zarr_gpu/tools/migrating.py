@@ -1,0 +1,139 @@
+"""Metadata of format 2 rewritten as format 3 beside them, chunks untouched, and either removed.
+
+The same as ``zarr migrate v3`` and ``zarr remove-metadata`` of zarr-python: same documents, same
+refusals. More than there: consolidated metadata are migrated (consolidated again), strings of any
+length too, and every array is translated before the first document is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from zarr_gpu.config import config
+from zarr_gpu.consolidation import consolidate
+from zarr_gpu.errors import ContainsNodeError, MetadataError, NodeNotFoundError, UnsupportedError
+from zarr_gpu.metadata.array import ArrayMetadata
+from zarr_gpu.metadata.group import GroupMetadata
+from zarr_gpu.nodes import StorePath, join, read_node, walk
+from zarr_gpu.places import find_place
+from zarr_gpu.stores.base import Store
+from zarr_gpu.tools.formats import array_v3, group_v3
+from zarr_gpu.tools.keys import documents_in_order
+
+FILES: Mapping[int, tuple[str, ...]] = {
+    2: (".zarray", ".zattrs", ".zgroup", ".zmetadata"),
+    3: ("zarr.json",),
+}
+_NEEDED = {2: (".zarray", ".zgroup"), 3: ("zarr.json",)}
+
+
+def migrate(
+    source: Any,
+    target: Any = None,
+    *,
+    path: str | None = None,
+    dry_run: bool = False,
+    overwrite: bool = False,
+    force: bool = False,
+    remove_v2_metadata: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Write format 3 metadata for the format 2 hierarchy ``source``; returns the keys written.
+
+    They go beside the old ones, or to ``target`` (metadata only). ``overwrite`` first removes
+    format 3 metadata that are there (where there are none of format 2, with ``force`` only).
+    ``dry_run``: nothing is changed. Raises NodeNotFoundError, ContainsNodeError,
+    and UnsupportedError for codecs that format 3 has no name for, before anything is written.
+    """
+    here = find_place(source, path, "r" if target is not None else "r+", storage_options)
+    there = here if target is None else find_place(target, path, "a", storage_options)
+    documents, groups = _documents(here)
+    names = [join(there.path, join(below, "zarr.json")) for below in documents]
+    if overwrite:
+        remove_metadata(there, 3, force=force, dry_run=dry_run)
+    else:
+        present = next((key for key in names if there.store.exists(key)), None)
+        if present is not None:
+            raise ContainsNodeError(
+                f"{present!r} exists in {there.store!r}; overwrite (--overwrite) replaces it"
+            )
+    if dry_run:
+        return names
+    # Members first: a group of format 3 shows only members of format 3.
+    for key, data in zip(names, documents.values(), strict=True):
+        there.store.set(key, data)
+    for below in groups:
+        place = there / below
+        node = read_node(place.store, place.path, 3)
+        if isinstance(node, GroupMetadata):
+            consolidate(place, node)
+    if remove_v2_metadata:
+        remove_metadata(there, 2)
+    return names
+
+
+def _documents(here: StorePath) -> tuple[dict[str, bytes], list[str]]:
+    """New documents by path, members before their groups; and which groups were consolidated."""
+    root = read_node(here.store, here.path, 2)
+    if root is None:
+        found = read_node(here.store, here.path, 3)
+        if found is not None:
+            raise UnsupportedError(f"{here} has Zarr format 3 already")
+        raise NodeNotFoundError(f"no array or group of Zarr format 2 at {here}")
+    nodes: dict[str, ArrayMetadata | GroupMetadata] = {"": root}
+    if isinstance(root, GroupMetadata):
+        nodes |= dict(walk(here.store, here.path, 2))
+    documents, groups = {}, []
+    for below in sorted(nodes, key=lambda p: (-p.count("/") if p else 1, p)):
+        node = nodes[below]
+        if isinstance(node, GroupMetadata):
+            new: ArrayMetadata | GroupMetadata = group_v3(node)
+            if here.store.exists(join(here.path, join(below, ".zmetadata"))):
+                groups.append(below)
+        else:
+            new = array_v3(node, join(here.path, below))
+        documents[below] = new.documents(config.current.json_indent)["zarr.json"]
+    return documents, groups
+
+
+def remove_metadata(
+    store: Any,
+    zarr_format: int,
+    *,
+    path: str | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Remove the metadata documents of one format from a hierarchy; returns their keys.
+
+    MetadataError, and nothing removed, where a node has none of the other format, unless ``force``.
+    """
+    if zarr_format not in FILES:
+        raise ValueError(f"zarr_format must be 2 or 3, found {zarr_format!r}")
+    place = find_place(store, path, "r+", storage_options)
+    if not place.store.supports_deletes:
+        raise UnsupportedError(f"{place.store!r} cannot delete")
+    found = [
+        key
+        for key in place.store.list_prefix(place.path)
+        if key.rpartition("/")[2] in FILES[zarr_format]
+    ]
+    other = 5 - zarr_format
+    if not force:
+        for key in found:
+            if not _exists(place.store, key.rpartition("/")[0], _NEEDED[other]):
+                raise MetadataError(
+                    f"{key!r} cannot be removed: there are no metadata of format {other} beside "
+                    "it; force (--force) removes it anyway"
+                )
+    keys = documents_in_order(found)
+    if not dry_run:
+        for key in keys:
+            place.store.delete(key)
+    return keys
+
+
+def _exists(store: Store, path: str, names: Iterable[str]) -> bool:
+    return any(store.exists(join(path, name)) for name in names)
