@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from zarr_gpu.config import config
     from zarr_gpu.device.detect import device_info
     from zarr_gpu.group import Group
+    from zarr_gpu.interop.zarr_python import enable
 
     __version__: str
 
@@ -75,6 +76,7 @@ __all__ = [
     "device_info",
     "empty",
     "empty_like",
+    "enable",
     "errors",
     "from_array",
     "full",
@@ -96,7 +98,13 @@ __all__ = [
     "zeros_like",
 ]
 
-_HOMES = {"Array": "array", "Group": "group", "config": "config", "device_info": "device.detect"}
+_HOMES = {
+    "Array": "array",
+    "Group": "group",
+    "config": "config",
+    "device_info": "device.detect",
+    "enable": "interop.zarr_python",
+}
 """Modules of public names; all others are in ``api``."""
 
 

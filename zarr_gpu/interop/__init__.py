@@ -1,0 +1,1 @@
+"""Bridges to other libraries, one module (or a few) for each, which imports its library inside."""
