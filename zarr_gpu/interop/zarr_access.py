@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +47,10 @@ class _Request(NamedTuple):
 
 def access_to(metadata: Any, store: Any) -> Access | str:
     """Access to an array of ``zarr.core.metadata``, or why there is none."""
+    from zarr.abc.store import Store as TheirStore
+
+    if not issubclass(type(store), TheirStore):
+        return f"a store of {type(store).__module__}.{type(store).__qualname__}"
     reason = _foreign(metadata)
     if reason is not None:
         return reason
@@ -60,11 +64,16 @@ def access_to(metadata: Any, store: Any) -> Access | str:
     theirs = metadata.dtype.to_native_dtype()
     if layout.data_type.is_variable or theirs.hasobject or theirs.kind == "T":
         return f"elements of type {theirs} have no fixed size"
-    if layout.dtype != theirs:
+    if _native(layout.dtype) != _native(theirs):
         return f"elements are {theirs} for zarr-python and {layout.dtype} here"
     if not layout.understood:
         return "a codec is unknown"
-    return Access(ours, store)
+    orders = {getattr(c, "subchunk_write_order", None) for c in _codecs(metadata)}
+    return Access(ours, store, orders & {"colexicographic", "unordered"})
+
+
+def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return dtype.newbyteorder("=")
 
 
 def _foreign(metadata: Any) -> str | None:
@@ -94,16 +103,13 @@ def _codecs(metadata: Any) -> Iterator[Any]:
 
 def _parsed(metadata: Any) -> ArrayMetadata:
     """Our metadata, without attributes; an undefined fill value is the default, as there."""
-    from zarr.core.buffer import default_buffer_prototype
-    from zarr.core.buffer.cpu import buffer_prototype
-
-    del default_buffer_prototype
-    documents = metadata.to_buffer_dict(buffer_prototype)
     name = "zarr.json" if metadata.zarr_format == 3 else ".zarray"
-    document = json.load(documents[name].to_bytes(), name)
+    members = {**metadata.to_dict(), "attributes": {}}
+    document = json.load(json.dump(members, None), name)
     if metadata.zarr_format == 3:
-        parsed = parse_array_v3({**document, "attributes": {}}, name)
+        parsed = parse_array_v3(document, name)
     else:
+        del document["attributes"]
         parsed = parse_array_v2(document, None, name)
     if parsed.fill_value is None:
         parsed = parsed.replace(fill_value=parsed.data_type.default_fill())
@@ -113,10 +119,11 @@ def _parsed(metadata: Any) -> ArrayMetadata:
 class Access:
     """One array; may be shared by threads."""
 
-    def __init__(self, metadata: ArrayMetadata, store: Any) -> None:
+    def __init__(self, metadata: ArrayMetadata, store: Any, orders: Set[str]) -> None:
         self.metadata = metadata
         self.theirs = store
-        self.direct = zarr_stores.direct(store)
+        self._orders = orders
+        self._direct = zarr_stores.direct(store)
         self._layout: ArrayLayout | None = None
         grid = metadata.chunk_grid
         self._chunks = grid.chunk_shape if isinstance(grid, RegularGrid) else None
@@ -131,8 +138,24 @@ class Access:
             and self._chunk_nbytes * len(batch) <= SMALL_NBYTES
         )
 
-    def _store(self, loop: asyncio.AbstractEventLoop) -> Store:
-        return self.direct or zarr_stores.Adapted(self.theirs, loop)
+    @property
+    def direct(self) -> zarr_stores.Direct | None:
+        """The store as one of ours, made again when it has moved."""
+        direct = self._direct
+        if direct is not None and not direct.is_of(self.theirs):
+            direct = self._direct = zarr_stores.direct(self.theirs)
+        return direct
+
+    def _store(
+        self, loop: asyncio.AbstractEventLoop, layout: ArrayLayout, batch: Batch
+    ) -> Store:
+        prototype = zarr_stores.on_host(batch[0][1].prototype)
+        direct = self.direct
+        if direct is not None:
+            return direct.for_buffers(prototype)
+        levels = layout.levels.layouts
+        index = (levels[0].location, levels[0].index_nbytes) if levels else None
+        return zarr_stores.Adapted(self.theirs, loop, prototype, index)
 
     def read(
         self, loop: asyncio.AbstractEventLoop, batch: Batch, out: Any, drop: Coords
@@ -145,12 +168,12 @@ class Access:
         if isinstance(request, str):
             return request
         layout, plan, keys = request
-        if array.dtype != layout.dtype:
+        if _native(array.dtype) != _native(layout.dtype):
             return f"the output has elements of {array.dtype} and the array of {layout.dtype}"
         backend = _backend(array, layout)
         if isinstance(backend, str):
             return backend
-        store = zarr_stores.Watched(self._store(loop))
+        store = zarr_stores.Watched(self._store(loop, layout, batch))
         try:
             backend.read(layout, plan, store, array, _settings(batch))
         except (UnsupportedError, MissingDependencyError) as error:
@@ -169,6 +192,8 @@ class Access:
             return array
         if self.theirs.read_only:
             return "the store is read-only"
+        if self._orders:
+            return f"inner chunks in the order {min(self._orders)!r}"
         shape = _shape_of(batch) if array.shape == () else array.shape
         if shape is None:
             return "pieces that do not make up a selection"
@@ -176,14 +201,14 @@ class Access:
         if isinstance(request, str):
             return request
         layout, plan, _ = request
-        if array.dtype.newbyteorder("=") != layout.dtype.newbyteorder("="):
+        if _native(array.dtype) != _native(layout.dtype):
             return f"values of {array.dtype} for an array of {layout.dtype}"
         backend = _backend(array, layout)
         if isinstance(backend, str):
             return backend
         _wait(array)
         try:
-            write_values(backend, layout, plan, self._store(loop), array, _settings(batch))
+            write_values(backend, layout, plan, self._store(loop, layout, batch), array, _settings(batch))
         except (UnsupportedError, MissingDependencyError) as error:
             return str(error)
         return None
@@ -204,16 +229,12 @@ class Access:
             return "keys that are not those of the array's chunks"
         prefix, coords = named
         layout = self._layout_for(prefix, self.metadata.shape)
-        try:
-            selection = zarr_batch.selection_of(batch, coords, layout.object_axes, shape, drop)
-        except IndexError:  # chunks that a list of chunk lengths does not have
-            selection = None
+        if self._chunks is None and not self._fits(batch, coords, layout, writes=writes):
+            return "chunks that have been resized"
+        selection = zarr_batch.selection_of(batch, coords, layout.object_axes, shape, drop)
         if selection is None:
             return "pieces that do not make up a selection"
-        if self._chunks is None:
-            if not self._fits(batch, coords, layout, writes=writes):
-                return "chunks that have been resized"
-        else:
+        if self._chunks is not None:
             if batch[0][1].shape != self._chunks:
                 return "chunks of another shape"
             known = self.metadata.shape
@@ -247,15 +268,15 @@ class Access:
 
         Only whether the array ends inside a chunk cannot be seen: such chunks are not written.
         """
-        ends = [axis.length for axis in layout.object_axes]
+        axes = layout.object_axes
         for item, at in zip(batch, coords, strict=True):
-            shape = layout.object_shape(at)
-            if item[1].shape != shape:
+            if any(i >= axis.count for axis, i in zip(axes, at, strict=True)):
                 return False
-            if writes and not item[4]:
-                starts = [int(a.start(np.int64(i))) for a, i in zip(layout.object_axes, at, strict=True)]
-                if any(s + n >= end for s, n, end in zip(starts, shape, ends, strict=True)):
-                    return False
+            if item[1].shape != layout.object_shape(at):
+                return False
+            last = any(i == axis.count - 1 for axis, i in zip(axes, at, strict=True))
+            if writes and last and not item[4]:
+                return False
         return True
 
     def _layout_for(self, prefix: str, shape: Shape) -> ArrayLayout:
@@ -272,11 +293,7 @@ class Access:
         """The plan of a read, as text."""
         layout = self._layout_for(path + "/" if path else "", tuple(shape))
         plan = make_plan(indexing.parse_numpy(selection, layout.shape), layout.leaf_axes)
-        store = self.direct
-        if store is None:
-            from zarr.core.sync import _get_loop
-
-            store = zarr_stores.Adapted(self.theirs, _get_loop())
+        store = self.direct or zarr_stores.ZarrPythonStore(self.theirs)
         gpu = _gpu_buffers()
         backend = get_backend("cuda" if gpu else "cpu")
         return info.explain(layout, plan, store, "as zarr-python's buffers", backend)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Hashable, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 import numpy as np
 
 from zarr_gpu._types import Bytes, Int64
-from zarr_gpu.errors import ZarrGpuError
+from zarr_gpu.errors import StoreError, ZarrGpuError
 from zarr_gpu.stores.base import ByteRange, Located, Reader, Store, check_key
 from zarr_gpu.stores.common import failed
 from zarr_gpu.stores.local import LocalStore
@@ -33,14 +33,44 @@ class Files(LocalStore):
     each other, which is more than zarr-python does.
     """
 
+    _path_of_theirs: Any = None
+
     def lock(self, key: str) -> AbstractContextManager[Any]:  # type: ignore[override]  # a wider type
         return process_lock((self.identity, key))
+
+    @classmethod
+    def of(cls, store: Any) -> Self:
+        files = cls(str(store.root), read_only=store.read_only, follow_symlinks=True)
+        files._path_of_theirs = store.root
+        return files
+
+    def is_of(self, store: Any) -> bool:
+        return self._path_of_theirs is store.root
+
+    def for_buffers(self, prototype: Any) -> Self:
+        return self
 
 
 class Buffers(MemoryStore):
     """The dictionary of a ``zarr.storage.MemoryStore``, whose values are buffers."""
 
     data: MutableMapping[str, Any]  # type: ignore[assignment]  # not bytes
+    _buffer: Any = None
+
+    @classmethod
+    def of(cls, store: Any) -> Self:
+        return cls(store._store_dict, read_only=store.read_only)  # noqa: SLF001 - no public name
+
+    def is_of(self, store: Any) -> bool:
+        return self.data is store._store_dict  # noqa: SLF001 - the same
+
+    def for_buffers(self, prototype: Any) -> Self:
+        """The same dictionary, for writing buffers of that class."""
+        if self._buffer is prototype.buffer:
+            return self
+        other = type(self)(self.data, read_only=self.read_only)
+        other._buffer = prototype.buffer
+        return other
 
     def _value(self, key: str) -> Any:
         try:
@@ -50,20 +80,31 @@ class Buffers(MemoryStore):
         return _memory(value)
 
     def set(self, key: str, value: Bytes) -> None:
-        from zarr.core.buffer import cpu
-
         self.check_writable()
-        self.data[key] = cpu.Buffer.from_bytes(bytes(value))
+        self.data[key] = self._buffer.from_bytes(bytes(value))
 
 
 class Adapted(ZarrPythonStore):
-    """Any store of zarr-python, by its coroutines, in the loop where these belong."""
+    """Any store of zarr-python for one request, by its coroutines, in the loop where these belong.
 
-    def __init__(self, store: Any, loop: asyncio.AbstractEventLoop) -> None:
+    ``index`` says where the index of a shard is and how long: it is then fetched once, without
+    asking for the shard's size before.
+    """
+
+    def __init__(
+        self,
+        store: Any,
+        loop: asyncio.AbstractEventLoop,
+        prototype: Any,
+        index: tuple[Literal["start", "end"], int] | None,
+    ) -> None:
         super().__init__(store)
+        self._prototype = prototype
         self.read_only = bool(store.read_only)
         self.supports_deletes = bool(store.supports_deletes)
         self._loop = loop
+        self._index = index
+        self._readers: dict[str, Reader | None] = {}
 
     def _run(self, what: str, work: Coroutine[Any, Any, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(_answer(work), self._loop)
@@ -80,16 +121,28 @@ class Adapted(ZarrPythonStore):
 
     def _needs_size(self, wanted: ByteRange, limit: int | None) -> bool:
         """Sizes are compared with limits afterwards: asking first would double the requests."""
-        return wanted.offset < 0 or wanted.nbytes == 0
+        return wanted.nbytes == 0 or (wanted.offset < 0 and wanted.nbytes is not None)
+
+    def open_reader(self, key: str, *, limit: int | None = None) -> Reader | None:
+        if self._index is None:
+            return super().open_reader(key, limit=limit)
+        with process_lock((id(self), key)):  # others wait for the same index
+            if key not in self._readers:
+                self._readers[key] = self._open_shard(key, *self._index)
+            return self._readers[key]
+
+    def _open_shard(self, key: str, location: str, nbytes: int) -> Reader | None:
+        offset = -nbytes if location == "end" else 0
+        data = self.get(key, ByteRange(offset, None if offset else nbytes))
+        return None if data is None else _Shard(self, key, offset, data)
 
     def set(self, key: str, value: Bytes) -> None:
         self.set_many([(key, value)])
 
     def set_many(self, items: Sequence[tuple[str, Bytes]]) -> None:
-        from zarr.core.buffer import cpu
-
         self.check_writable()
-        buffers = [(check_key(key), cpu.Buffer.from_bytes(bytes(value))) for key, value in items]
+        make = self._prototype.buffer.from_bytes
+        buffers = [(check_key(key), make(bytes(value))) for key, value in items]
 
         async def write_all() -> None:
             slots = asyncio.Semaphore(REQUESTS)
@@ -114,6 +167,37 @@ class Adapted(ZarrPythonStore):
         return "zarr-python", id(self.store)
 
 
+class _Shard(Reader):
+    """A shard of unknown size with its index read."""
+
+    UNKNOWN = 1 << 62
+    """Stands for the size: what lies behind the real one is not there when it is asked for."""
+
+    def __init__(self, store: Adapted, key: str, offset: int, index: Bytes) -> None:
+        self._store = store
+        self._key = key
+        self._at = offset if offset >= 0 else self.UNKNOWN + offset
+        self._index = index
+        self.version = None
+        # All there is, where that is shorter than an index.
+        self.size = self.UNKNOWN if len(index) >= abs(offset) else len(index)
+
+    def read(self, offset: int, nbytes: int) -> Bytes:
+        if (offset, nbytes) == (self._at, len(self._index)):
+            return self._index
+        return self.read_many(np.array([offset]), np.array([nbytes]))[0]
+
+    def read_many(self, offset: Int64, nbytes: Int64) -> list[Bytes]:
+        found = self._store.get_many([self._key] * len(offset), offset, nbytes)
+        out = []
+        for data, at, n in zip(found, offset.tolist(), nbytes.tolist(), strict=True):
+            if data is None or len(data) != n:
+                there = "nothing" if data is None else f"{len(data)} bytes"
+                raise StoreError(f"{self._key}: asked for {n} bytes at {at}, got {there}")
+            out.append(data)
+        return out
+
+
 async def _answer(work: Coroutine[Any, Any, T]) -> tuple[T | None, Exception | None]:
     """What ``work`` gives or raises: an exception kept in a future would be a reference cycle."""
     try:
@@ -128,16 +212,24 @@ def _memory(buffer: Any) -> memoryview:
     return np.ascontiguousarray(buffer.as_numpy_array()).reshape(-1).view(np.uint8).data
 
 
-def direct(store: Any) -> Store | None:
+Direct: TypeAlias = Files | Buffers
+
+
+def direct(store: Any) -> Direct | None:
     """``store`` as one of ours that needs no event loop, or None."""
     from zarr.storage import LocalStore as TheirFiles
     from zarr.storage import MemoryStore as TheirBuffers
 
     if type(store) is TheirFiles:
-        return Files(str(store.root), read_only=store.read_only, follow_symlinks=True)
-    if type(store) is TheirBuffers:
-        return Buffers(store._store_dict, read_only=store.read_only)  # noqa: SLF001 - no public name
-    return None
+        return Files.of(store)
+    return Buffers.of(store) if type(store) is TheirBuffers else None
+
+
+def on_host(prototype: Any) -> Any:
+    """Buffers for stored bytes, which we want in host memory also where arrays are on a device."""
+    from zarr.core.buffer import cpu
+
+    return prototype if issubclass(prototype.buffer, cpu.Buffer) else cpu.buffer_prototype
 
 
 class Watched(Store):
