@@ -11,6 +11,15 @@ _outcomes: dict[str, str] = {}
 _RANK = ["passed", "xfailed", "skipped", "xpassed", "failed"]
 
 
+def pytest_configure():
+    """Types that are found by entry points: one of the tests' modules loops over the others, and
+    cannot stand that these are loaded meanwhile.
+    """
+    from zarr.dtype import data_type_registry
+
+    data_type_registry._lazy_load()
+
+
 def pytest_runtest_logreport(report):
     outcome = report.outcome
     if hasattr(report, "wasxfail"):

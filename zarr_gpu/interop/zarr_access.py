@@ -125,6 +125,7 @@ class Access:
         self._orders = orders
         self._direct = zarr_stores.direct(store)
         self._layout: ArrayLayout | None = None
+        self._known: tuple[Any, ArrayConfig] | None = None
         grid = metadata.chunk_grid
         self._chunks = grid.chunk_shape if isinstance(grid, RegularGrid) else None
         itemsize = metadata.data_type.dtype.itemsize
@@ -175,7 +176,7 @@ class Access:
             return backend
         store = zarr_stores.Watched(self._store(loop, layout, batch))
         try:
-            backend.read(layout, plan, store, array, _settings(batch))
+            backend.read(layout, plan, store, array, self._settings(batch))
         except (UnsupportedError, MissingDependencyError) as error:
             return str(error)
         _wait(array)
@@ -208,10 +209,17 @@ class Access:
             return backend
         _wait(array)
         try:
-            write_values(backend, layout, plan, self._store(loop, layout, batch), array, _settings(batch))
+            write_values(backend, layout, plan, self._store(loop, layout, batch), array, self._settings(batch))
         except (UnsupportedError, MissingDependencyError) as error:
             return str(error)
         return None
+
+    def _settings(self, batch: Batch) -> ArrayConfig:
+        theirs = batch[0][1].config
+        known = self._known
+        if known is None or known[0] is not theirs:
+            known = self._known = theirs, _settings(theirs)
+        return known[1]
 
     def _request(
         self, batch: Batch, shape: Shape, drop: Coords, *, writes: bool
@@ -331,9 +339,8 @@ def _wait(array: Any) -> None:
         array.device.synchronize()
 
 
-def _settings(batch: Batch) -> ArrayConfig:
-    """Those of zarr-python's array; a missing chunk is an error there, not here."""
-    theirs = batch[0][1].config
+def _settings(theirs: Any) -> ArrayConfig:
+    """Those of an array of zarr-python; a missing chunk is an error there, not here."""
     default = ArrayConfig()
     gap, most = default.sharding_coalesce_max_gap_bytes, default.sharding_coalesce_max_bytes
     return ArrayConfig(

@@ -77,6 +77,9 @@ def _box(batch: Batch, coords: Sequence[Coords], axes: tuple[Axis, ...]) -> Sele
             return None
         ranges.append(one)
     selection = Selection(tuple(ranges))
+    if len(batch) == 1:  # nothing but where it belongs in the output is left to be compared
+        spans = tuple([slice(0, one.count) for one in ranges if not one.drop])
+        return selection if batch[0][3] == spans else None
     return selection if _is_box(batch, coords, make_plan(selection, axes)) else None
 
 
@@ -132,8 +135,6 @@ def _is_box(batch: Batch, coords: Sequence[Coords], plan: Plan) -> bool:
                 return False
         if kept and outside[-1] != segments.spans:
             return False
-    if len(batch) == 1:
-        return len(batch[0][3]) == len(outside)
     return (
         [item[2] for item in batch] == list(product(*inside))
         and [item[3] for item in batch] == list(product(*outside))

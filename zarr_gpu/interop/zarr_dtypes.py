@@ -1,9 +1,9 @@
 """Data types of ml_dtypes for zarr-python: bfloat16, the 8-bit floats, the smaller ones.
 
-zarr-python finds the two classes by their entry points, so that it opens, reads and writes what our
+zarr-python finds the classes by their entry points, so that it opens, reads and writes what our
 checkpoints (and TensorStore) store. Names and fill values are those of our own metadata. ml_dtypes
-is imported when an array of such a type is met. Types that zarr-python comes to know itself, or
-that another package registers, are left to them.
+is imported when an array of such a type is met. Types that zarr-python comes to know itself are
+left to it.
 """
 
 from __future__ import annotations
@@ -21,39 +21,24 @@ try:
 except ImportError:  # zarr 3.1
     from zarr.core.dtype.common import DataTypeValidationError
 
-BFLOAT16 = "bfloat16"
-BYTES = (
-    "int2 int4 uint2 uint4 float8_e3m4 float8_e4m3 float8_e4m3b11fnuz float8_e4m3fn "
-    "float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float8_e8m0fnu float6_e2m3fn float6_e3m2fn "
-    "float4_e2m1fn"
-).split()
-"""Types whose elements are a byte each in memory."""
-
-
-def _ours(name: str) -> Any:
-    """Our description of the type."""
-    from zarr_gpu.metadata.dtypes import parse_v3
-
-    return parse_v3(name)
-
 
 @dataclass(frozen=True, kw_only=True)
 class _MLType(ZDType, HasItemSize):  # type: ignore[misc]  # zarr's types are not looked at
-    """What both have in common: everything is asked of our own data type."""
+    """What all have in common: everything is asked of our own data type."""
 
-    name: str
-
-    _names: ClassVar[tuple[str, ...]]
-    dtype_cls: ClassVar[Any] = None  # looked up by name, without importing ml_dtypes
+    dtype_cls: ClassVar[Any] = None  # types are told by name, without importing ml_dtypes
 
     @classmethod
-    def _named(cls, name: object, *, known: bool) -> Any:
-        """The type of that name; DataTypeValidationError where it is another class's."""
-        if not known or name not in cls._names or name in data_type_registry.contents.keys() - {
-            cls._zarr_v3_name
-        }:
-            raise DataTypeValidationError(f"{name!r} is no type of {cls.__name__}")
-        return cls(name=name)
+    def _ours(cls) -> Any:
+        from zarr_gpu.metadata.dtypes import parse_v3
+
+        return parse_v3(cls._zarr_v3_name)
+
+    @classmethod
+    def _named(cls, name: object, *, known: bool = True) -> Any:
+        if not known or name != cls._zarr_v3_name:
+            raise DataTypeValidationError(f"{name!r} is not {cls._zarr_v3_name}")
+        return cls()
 
     @classmethod
     def from_native_dtype(cls, dtype: np.dtype[Any]) -> Any:
@@ -67,18 +52,19 @@ class _MLType(ZDType, HasItemSize):  # type: ignore[misc]  # zarr's types are no
 
     @classmethod
     def _from_json_v3(cls, data: Any) -> Any:
-        return cls._named(data, known=isinstance(data, str))
+        return cls._named(data)
 
     @property
     def item_size(self) -> int:
-        return int(_ours(self.name).itemsize)
+        return 1
 
     def to_native_dtype(self) -> np.dtype[Any]:
-        dtype: np.dtype[Any] = _ours(self.name).dtype
+        dtype: np.dtype[Any] = self._ours().dtype
         return dtype
 
     def to_json(self, zarr_format: int) -> Any:
-        return self.name if zarr_format == 3 else {"name": self.name, "object_codec_id": None}
+        name = self._zarr_v3_name
+        return name if zarr_format == 3 else {"name": name, "object_codec_id": None}
 
     # -- scalars ----------------------------------------------------------------------------------
 
@@ -90,41 +76,101 @@ class _MLType(ZDType, HasItemSize):  # type: ignore[misc]  # zarr's types are no
         return True
 
     def cast_scalar(self, data: object) -> Any:
-        return _ours(self.name).cast_fill(data)
+        return self._ours().cast_fill(data)
 
     def default_scalar(self) -> Any:
-        return _ours(self.name).default_fill()
+        return self._ours().default_fill()
 
     def from_json_scalar(self, data: Any, *, zarr_format: int) -> Any:
-        return _ours(self.name).fill_from_json(data, zarr_format)
+        return self._ours().fill_from_json(data, zarr_format)
 
     def to_json_scalar(self, data: object, *, zarr_format: int) -> Any:
-        return _ours(self.name).fill_to_json(self.cast_scalar(data), zarr_format)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MLBytes(_MLType):
-    """Types of ml_dtypes with elements of one byte."""
-
-    _zarr_v3_name: ClassVar[str] = "zarr_gpu.ml_bytes"
-    """Only a key in zarr-python's registry: documents have the names of the types."""
-    _names = tuple(BYTES)
+        return self._ours().fill_to_json(self.cast_scalar(data), zarr_format)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BFloat16(_MLType, HasEndianness):
-    """bfloat16. Arrays are in the machine's byte order."""
+    """The only one whose elements have more than one byte."""
 
-    name: str = BFLOAT16
+    _zarr_v3_name: ClassVar[str] = "bfloat16"
 
-    _zarr_v3_name: ClassVar[str] = BFLOAT16
-    _names = (BFLOAT16,)
+    @classmethod
+    def from_native_dtype(cls, dtype: np.dtype[Any]) -> Any:
+        found = super().from_native_dtype(dtype)
+        swapped = dtype.byteorder not in "=|" + ("<" if sys.byteorder == "little" else ">")
+        other = "big" if sys.byteorder == "little" else "little"
+        return cls(endianness=other) if swapped else found
+
+    @property
+    def item_size(self) -> int:
+        return 2
 
     def to_native_dtype(self) -> np.dtype[Any]:
-        if self.endianness != sys.byteorder:
-            # NumPy cannot swap the bytes of types that it does not define.
-            raise ValueError(
-                f"{self.endianness}-endian bfloat16 cannot be decoded by zarr-python's own codec "
-                "pipeline; call zarr_gpu.enable() before the array is opened"
-            )
-        return super().to_native_dtype()
+        dtype = super().to_native_dtype()
+        return dtype if self.endianness == sys.byteorder else dtype.newbyteorder(self.endianness)
+
+
+class Int2(_MLType):
+    _zarr_v3_name: ClassVar[str] = "int2"
+
+
+class Int4(_MLType):
+    _zarr_v3_name: ClassVar[str] = "int4"
+
+
+class UInt2(_MLType):
+    _zarr_v3_name: ClassVar[str] = "uint2"
+
+
+class UInt4(_MLType):
+    _zarr_v3_name: ClassVar[str] = "uint4"
+
+
+class Float8E3M4(_MLType):
+    _zarr_v3_name: ClassVar[str] = "float8_e3m4"
+
+
+class Float8E4M3(_MLType):
+    _zarr_v3_name: ClassVar[str] = "float8_e4m3"
+
+
+class Float8E4M3B11FNUZ(_MLType):
+    _zarr_v3_name: ClassVar[str] = "float8_e4m3b11fnuz"
+
+
+class Float8E4M3FN(_MLType):
+    _zarr_v3_name: ClassVar[str] = "float8_e4m3fn"
+
+
+class Float8E4M3FNUZ(_MLType):
+    _zarr_v3_name: ClassVar[str] = "float8_e4m3fnuz"
+
+
+class Float8E5M2(_MLType):
+    _zarr_v3_name: ClassVar[str] = "float8_e5m2"
+
+
+class Float8E5M2FNUZ(_MLType):
+    _zarr_v3_name: ClassVar[str] = "float8_e5m2fnuz"
+
+
+class Float8E8M0FNU(_MLType):
+    _zarr_v3_name: ClassVar[str] = "float8_e8m0fnu"
+
+
+class Float6E2M3FN(_MLType):
+    _zarr_v3_name: ClassVar[str] = "float6_e2m3fn"
+
+
+class Float6E3M2FN(_MLType):
+    _zarr_v3_name: ClassVar[str] = "float6_e3m2fn"
+
+
+class Float4E2M1FN(_MLType):
+    _zarr_v3_name: ClassVar[str] = "float4_e2m1fn"
+
+
+for _class in _MLType.__subclasses__():
+    _known = data_type_registry.contents.get(_class._zarr_v3_name)
+    if _known is not None:  # zarr-python's own: the entry point gives it back
+        globals()[_class.__name__] = _known

@@ -15,9 +15,8 @@ from typing import Any, Literal, Self, TypeAlias, TypeVar
 import numpy as np
 
 from zarr_gpu._types import Bytes, Int64
-from zarr_gpu.errors import StoreError, ZarrGpuError
+from zarr_gpu.errors import StoreError
 from zarr_gpu.stores.base import ByteRange, Located, Reader, Store, check_key
-from zarr_gpu.stores.common import failed
 from zarr_gpu.stores.local import LocalStore
 from zarr_gpu.stores.locks import process_lock
 from zarr_gpu.stores.memory import MemoryStore
@@ -113,11 +112,9 @@ class Adapted(ZarrPythonStore):
         except BaseException:
             future.cancel()
             raise
-        if error is None:
-            return found  # type: ignore[return-value]  # of the work, where there is no error
-        if isinstance(error, ZarrGpuError):
-            raise error
-        raise failed(f"cannot {what} of {self!r}", error) from error
+        if error is not None:
+            raise error  # what users of the store know, unchanged
+        return found  # type: ignore[return-value]  # of the work, where there is no error
 
     def _needs_size(self, wanted: ByteRange, limit: int | None) -> bool:
         """Sizes are compared with limits afterwards: asking first would double the requests."""
