@@ -1,4 +1,4 @@
-"""A plugin of pytest: writes down what became of every test, and what our pipeline did meanwhile."""
+"""A plugin of pytest: writes down what became of the tests and what our pipeline did."""
 
 import json
 import os

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ from zarr_gpu.metadata.v2 import parse_array_v2
 from zarr_gpu.metadata.v3 import parse_array_v3
 from zarr_gpu.plan import Plan, make_plan
 from zarr_gpu.stores.base import Store
+from zarr_gpu.stores.zarr_python import ZarrPythonStore
 from zarr_gpu.values import write_values
 
 SMALL_NBYTES = 256 << 10
@@ -68,7 +70,7 @@ def access_to(metadata: Any, store: Any) -> Access | str:
         return f"elements are {theirs} for zarr-python and {layout.dtype} here"
     if not layout.understood:
         return "a codec is unknown"
-    orders = {getattr(c, "subchunk_write_order", None) for c in _codecs(metadata)}
+    orders: set[Any] = {getattr(c, "subchunk_write_order", None) for c in _codecs(metadata)}
     return Access(ours, store, orders & {"colexicographic", "unordered"})
 
 
@@ -119,7 +121,7 @@ def _parsed(metadata: Any) -> ArrayMetadata:
 class Access:
     """One array; may be shared by threads."""
 
-    def __init__(self, metadata: ArrayMetadata, store: Any, orders: Set[str]) -> None:
+    def __init__(self, metadata: ArrayMetadata, store: Any, orders: AbstractSet[str]) -> None:
         self.metadata = metadata
         self.theirs = store
         self._orders = orders
@@ -147,9 +149,7 @@ class Access:
             direct = self._direct = zarr_stores.direct(self.theirs)
         return direct
 
-    def _store(
-        self, loop: asyncio.AbstractEventLoop, layout: ArrayLayout, batch: Batch
-    ) -> Store:
+    def _store(self, loop: asyncio.AbstractEventLoop, layout: ArrayLayout, batch: Batch) -> Store:
         prototype = zarr_stores.on_host(batch[0][1].prototype)
         direct = self.direct
         if direct is not None:
@@ -209,7 +209,14 @@ class Access:
             return backend
         _wait(array)
         try:
-            write_values(backend, layout, plan, self._store(loop, layout, batch), array, self._settings(batch))
+            write_values(
+                backend,
+                layout,
+                plan,
+                self._store(loop, layout, batch),
+                array,
+                self._settings(batch),
+            )
         except (UnsupportedError, MissingDependencyError) as error:
             return str(error)
         return None
@@ -221,9 +228,7 @@ class Access:
             known = self._known = theirs, _settings(theirs)
         return known[1]
 
-    def _request(
-        self, batch: Batch, shape: Shape, drop: Coords, *, writes: bool
-    ) -> _Request | str:
+    def _request(self, batch: Batch, shape: Shape, drop: Coords, *, writes: bool) -> _Request | str:
         """What a batch amounts to."""
         from zarr.storage import StorePath
 
@@ -301,7 +306,7 @@ class Access:
         """The plan of a read, as text."""
         layout = self._layout_for(path + "/" if path else "", tuple(shape))
         plan = make_plan(indexing.parse_numpy(selection, layout.shape), layout.leaf_axes)
-        store = self.direct or zarr_stores.ZarrPythonStore(self.theirs)
+        store = self.direct or ZarrPythonStore(self.theirs)
         gpu = _gpu_buffers()
         backend = get_backend("cuda" if gpu else "cpu")
         return info.explain(layout, plan, store, "as zarr-python's buffers", backend)
@@ -316,16 +321,16 @@ def _gpu_buffers() -> bool:
 def _array_of(buffer: Any) -> Any:
     """The NumPy or device array that a buffer of zarr-python is, or why it cannot be used."""
     array = buffer.as_ndarray_like()
-    if isinstance(array, np.ndarray):
-        return np.asarray(array)
     if on_device(array):
         return array
+    if isinstance(array, np.ndarray):
+        return np.asarray(array)
     return f"a buffer of {type(array).__module__}.{type(array).__qualname__}"
 
 
 def _backend(array: Any, layout: ArrayLayout) -> Backend | str:
     """What reads into the array, or writes it."""
-    if isinstance(array, np.ndarray):
+    if not on_device(array):
         return get_backend("cpu")
     try:
         return get_backend(f"cuda:{array.device.id}", layout.dtype)
@@ -335,7 +340,7 @@ def _backend(array: Any, layout: ArrayLayout) -> Backend | str:
 
 def _wait(array: Any) -> None:
     """Until the device is done with an array: its user's stream is not known here."""
-    if not isinstance(array, np.ndarray):
+    if on_device(array):
         array.device.synchronize()
 
 

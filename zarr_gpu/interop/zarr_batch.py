@@ -161,9 +161,10 @@ def _is_coordinates(item: Item) -> bool:
     inside, outside = item[2], item[3]
     if isinstance(outside, tuple):
         return False
-    return all(
-        isinstance(i, np.ndarray) and i.ndim == 1 and i.dtype.kind in "iu" for i in inside
-    ) and len({len(i) for i in inside}) == 1
+    return (
+        all(isinstance(i, np.ndarray) and i.ndim == 1 and i.dtype.kind in "iu" for i in inside)
+        and len({len(i) for i in inside}) == 1
+    )
 
 
 def _points(batch: Batch, coords: Sequence[Coords], axes: tuple[Axis, ...]) -> Selection | None:

@@ -89,7 +89,7 @@ class _MLType(ZDType, HasItemSize):  # type: ignore[misc]  # zarr's types are no
 
 
 @dataclass(frozen=True, kw_only=True)
-class BFloat16(_MLType, HasEndianness):
+class BFloat16(_MLType, HasEndianness):  # type: ignore[misc]  # as above
     """The only one whose elements have more than one byte."""
 
     _zarr_v3_name: ClassVar[str] = "bfloat16"
@@ -171,6 +171,6 @@ class Float4E2M1FN(_MLType):
 
 
 for _class in _MLType.__subclasses__():
-    _known = data_type_registry.contents.get(_class._zarr_v3_name)
+    _known = data_type_registry.contents.get(_class._zarr_v3_name)  # noqa: SLF001 - zarr's name
     if _known is not None:  # zarr-python's own: the entry point gives it back
         globals()[_class.__name__] = _known

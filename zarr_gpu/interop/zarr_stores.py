@@ -53,7 +53,7 @@ class Files(LocalStore):
 class Buffers(MemoryStore):
     """The dictionary of a ``zarr.storage.MemoryStore``, whose values are buffers."""
 
-    data: MutableMapping[str, Any]  # type: ignore[assignment]  # not bytes
+    data: MutableMapping[str, Any]
     _buffer: Any = None
 
     @classmethod
@@ -68,7 +68,7 @@ class Buffers(MemoryStore):
         if self._buffer is prototype.buffer:
             return self
         other = type(self)(self.data, read_only=self.read_only)
-        other._buffer = prototype.buffer
+        other._buffer = prototype.buffer  # noqa: SLF001 - of this class
         return other
 
     def _value(self, key: str) -> Any:
