@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from zarr_gpu.config import config
     from zarr_gpu.device.detect import device_info
     from zarr_gpu.group import Group
-    from zarr_gpu.interop.zarr_python import enable
+    from zarr_gpu.interop.enabling import enable
 
     __version__: str
 
@@ -103,7 +103,7 @@ _HOMES = {
     "Group": "group",
     "config": "config",
     "device_info": "device.detect",
-    "enable": "interop.zarr_python",
+    "enable": "interop.enabling",
 }
 """Modules of public names; all others are in ``api``."""
 

@@ -7,12 +7,12 @@
 ...     int(a[...].sum())
 56
 
-:func:`enable` makes :class:`CodecPipeline` the codec pipeline of zarr-python, and so of everything
-that is built on it: xarray, dask, anndata. Without a line of code, the environment variable
-``ZARR_CODEC_PIPELINE__PATH=zarr_gpu.interop.zarr_python.CodecPipeline`` does the same; nothing has
-to be imported. zarr-python hands a pipeline every read and every write as a whole; ours goes
-through the same planner and backends as :class:`zarr_gpu.Array`, shards included: on the device
-where zarr-python's GPU buffers are on (``zarr.config.enable_gpu()``), else on the host.
+:func:`zarr_gpu.enable` makes :class:`CodecPipeline` the codec pipeline of zarr-python, and so of
+everything that is built on it: xarray, dask, anndata. Without a line of code, the environment
+variable ``ZARR_CODEC_PIPELINE__PATH=zarr_gpu.interop.zarr_python.CodecPipeline`` does the same;
+nothing has to be imported. zarr-python hands a pipeline every read and every write as a whole; ours
+goes through the same planner and backends as :class:`zarr_gpu.Array`, shards included: on the
+device where zarr-python's GPU buffers are on (``zarr.config.enable_gpu()``), else on the host.
 
 What cannot be done that way is done by zarr-python's own pipeline, without a warning: arrays of
 strings and objects, codecs and data types of other packages, outputs of another type.
@@ -37,6 +37,7 @@ from zarr_gpu.errors import MissingDependencyError, UnsupportedError
 try:
     from zarr.abc import codec as abc
     from zarr.core.config import config
+    from zarr.registry import register_pipeline
 except ImportError as error:
     raise MissingDependencyError(
         "the plug-in for zarr-python needs the package zarr>=3.1 (pip install zarr)"
@@ -45,7 +46,15 @@ except ImportError as error:
 if TYPE_CHECKING:
     from zarr_gpu.interop.zarr_access import Access
 
-__all__ = ["CodecPipeline", "enable", "explain", "statistics"]
+__all__ = [
+    "PATH",
+    "STRICT",
+    "CodecPipeline",
+    "config",
+    "explain",
+    "register_pipeline",
+    "statistics",
+]
 
 T = TypeVar("T")
 PATH = f"{__name__}.CodecPipeline"
@@ -54,20 +63,6 @@ STRICT = "codec_pipeline.strict"
 """True: raise UnsupportedError where zarr-python's own pipeline would step in."""
 THREADS = 64
 """Requests that wait at once, each for its store or for the decoding threads."""
-
-
-def enable(*, gpu: bool = False, strict: bool = False) -> Any:
-    """Make zarr-python read and write through zarr_gpu, for good or in a ``with`` block.
-
-    Holds for arrays opened from now on. ``gpu`` also turns zarr-python's GPU buffers on, so that
-    reads return CuPy arrays. ``strict`` raises UnsupportedError where otherwise zarr-python's own
-    pipeline would step in. Returns what ``zarr.config.set`` returns.
-    """
-    settings: dict[str, Any] = {"codec_pipeline.path": PATH, STRICT: strict}
-    if gpu:
-        settings["buffer"] = "zarr.buffer.gpu.Buffer"
-        settings["ndbuffer"] = "zarr.buffer.gpu.NDBuffer"
-    return config.set(settings)
 
 
 class CodecPipeline(abc.CodecPipeline):  # type: ignore[misc]  # zarr's types are not looked at
