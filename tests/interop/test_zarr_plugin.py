@@ -12,12 +12,14 @@ from hypothesis import Phase, assume, given, settings
 import zarr_gpu
 from tests.interop.arrays import assert_same_bits, random_values, regions
 from tests.interop.plugin import Counted, all_by_zarr_gpu, default, ours, plugin
-from tests.interop.zarr_arguments import NEWEST, arguments, zarr
+from tests.interop.zarr_arguments import arguments, zarr
 from zarr_gpu.errors import ChunkDecodeError, UnsupportedError
 from zarr_gpu.interop import zarr_batch
 
 pytestmark = [pytest.mark.peer, pytest.mark.filterwarnings("ignore")]
 
+HASHES = tuple(map(int, zarr.__version__.split(".")[:2])) >= (3, 3)
+"""Before, zarr-python fails at fill values of void types inside of shards."""
 orders = st.sampled_from("CF")
 KINDS = ["basic", "integer", "oindex", "oindex and integer", "mask axis", "vindex", "mask", "block"]
 
@@ -100,7 +102,7 @@ def draw_resize(data, array):
 def test_any_sequence_of_requests(kwargs, seed, data):
     """Two arrays, one of them with our pipeline: same values, same chunks stored, all the time."""
     assume(0 not in kwargs["shape"])
-    assume(NEWEST or getattr(kwargs["dtype"], "kind", "") != "V")  # 3.1 fails at void fill values
+    assume(HASHES or getattr(kwargs["dtype"], "kind", "") != "V")
     config = {"write_empty_chunks": data.draw(st.booleans()), "order": data.draw(orders)}
     rng = np.random.default_rng(seed)
     stores = [zarr.storage.MemoryStore(), zarr.storage.MemoryStore()]
