@@ -12,12 +12,10 @@ _RANK = ["passed", "xfailed", "skipped", "xpassed", "failed"]
 
 
 def pytest_configure():
-    """Types that are found by entry points: one of the tests' modules loops over the others, and
-    cannot stand that these are loaded meanwhile.
-    """
+    """The tests are about zarr-python's own data types, not about those found by entry points."""
     from zarr.dtype import data_type_registry
 
-    data_type_registry._lazy_load()
+    data_type_registry._lazy_load_list.clear()
 
 
 def pytest_runtest_logreport(report):
