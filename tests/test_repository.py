@@ -67,6 +67,7 @@ PUBLIC_NAMES = [
     "device_info",
     "empty",
     "empty_like",
+    "enable",
     "errors",
     "from_array",
     "from_dask",
@@ -159,7 +160,7 @@ def test_all_names_are_there_before_anything_was_used():
 
 
 def test_the_front_door_and_its_functions_say_the_same():
-    elsewhere = {"Array", "Group", "__version__", "config", "device_info", "errors"}
+    elsewhere = {"Array", "Group", "__version__", "config", "device_info", "enable", "errors"}
     elsewhere |= {"convert", "from_dask", "migrate", "rechunk", "to_dask", "verify"}
     assert {*api.__all__, *elsewhere} == set(zarr_gpu.__all__)
     assert all(getattr(zarr_gpu, name) is getattr(api, name) for name in api.__all__)

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from zarr_gpu.device.detect import device_info
     from zarr_gpu.group import Group
     from zarr_gpu.interop.dask import from_dask, to_dask
+    from zarr_gpu.interop.enabling import enable
     from zarr_gpu.tools.converting import convert, rechunk
     from zarr_gpu.tools.migrating import migrate
     from zarr_gpu.tools.verifying import verify
@@ -80,6 +81,7 @@ __all__ = [
     "device_info",
     "empty",
     "empty_like",
+    "enable",
     "errors",
     "from_array",
     "from_dask",
@@ -112,6 +114,7 @@ _HOMES = {
     "config": "config",
     "convert": "tools.converting",
     "device_info": "device.detect",
+    "enable": "interop.enabling",
     "from_dask": "interop.dask",
     "migrate": "tools.migrating",
     "rechunk": "tools.converting",

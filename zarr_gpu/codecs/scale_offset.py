@@ -74,7 +74,8 @@ class ScaleOffsetCodec(ArrayArrayCodec):
             if values.dtype.kind not in "iu":
                 return np.asarray(values / scale + offset, values.dtype)
             if (values % scale).any():
-                raise CodecError(f"not divisible by scale {self.scale!r}", codec=self.name)
+                text = f"not divisible by scale {self.scale!r}: there is a non-zero remainder"
+                raise CodecError(text, codec=self.name)
             if values.size:
                 for extreme in _extremes(values):
                     _check(extreme // int(scale) + int(offset), values.dtype)
@@ -105,7 +106,7 @@ def _check(result: int, dtype: np.dtype[Any]) -> None:
 
 def _refuse(result: int, info: np.iinfo[Any]) -> NoReturn:
     raise CodecError(
-        "result outside the data type",
+        f"result outside the range of dtype {info.dtype}",
         codec="scale_offset",
         expected=f"{info.min}..{info.max}",
         found=result,

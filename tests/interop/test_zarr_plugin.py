@@ -1,0 +1,370 @@
+"""zarr-python with our codec pipeline does what it does with its own."""
+
+import copy
+import pickle
+import warnings
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import Phase, assume, given, settings
+
+import zarr_gpu
+from tests.interop.arrays import assert_same_bits, random_values, regions
+from tests.interop.plugin import Counted, all_by_zarr_gpu, default, ours, plugin
+from tests.interop.zarr_arguments import arguments, zarr
+from zarr_gpu.errors import ChunkDecodeError, UnsupportedError
+from zarr_gpu.interop import zarr_batch
+
+pytestmark = [pytest.mark.peer, pytest.mark.filterwarnings("ignore")]
+
+HASHES = tuple(map(int, zarr.__version__.split(".")[:2])) >= (3, 3)
+"""Before, zarr-python fails at fill values of void types inside of shards."""
+orders = st.sampled_from("CF")
+KINDS = ["basic", "integer", "oindex", "oindex and integer", "mask axis", "vindex", "mask", "block"]
+
+
+def keys(store):
+    return sorted(store._store_dict)
+
+
+def index(data, n, *, unique):
+    items = st.lists(st.integers(-n, n - 1), min_size=1, max_size=5, unique_by=lambda i: i % n)
+    return data.draw(items if unique else st.lists(st.integers(-n, n - 1), min_size=1, max_size=5))
+
+
+def draw_selection(data, array, *, unique):
+    """Name of the attribute to index, or None, and what is between the brackets.
+
+    ``unique``: no element twice, as what remains of several values is not defined.
+    """
+    shape = array.shape
+    if not shape:
+        return None, ...
+    kind = data.draw(st.sampled_from(KINDS), label="kind")
+    if kind == "integer":
+        where = [data.draw(st.integers(-n, n - 1)) for n in shape]
+        kept = data.draw(st.sets(st.integers(0, len(shape) - 1)))
+        return None, tuple(slice(None) if d in kept else i for d, i in enumerate(where))
+    if kind in ("oindex", "oindex and integer", "mask axis"):
+        axes = [np.array(index(data, n, unique=unique)) for n in shape]
+        if kind == "mask axis":
+            axes[0] = np.arange(shape[0]) % 3 == data.draw(st.integers(0, min(2, shape[0] - 1)))
+        elif kind == "oindex and integer":
+            axes[-1] = int(axes[-1][0])
+        elif data.draw(st.booleans()):
+            axes[0] = slice(0, shape[0], 2)
+        return "oindex", tuple(axes)
+    if kind == "vindex":
+        n = data.draw(st.integers(1, 6))
+        points = [tuple(data.draw(st.integers(0, m - 1)) for m in shape) for _ in range(n)]
+        points = list(dict.fromkeys(points)) if unique else points
+        return "vindex", tuple(np.array(axis) for axis in zip(*points, strict=True))
+    if kind == "mask":
+        seed = data.draw(st.integers(0, 99))
+        return "vindex", np.random.default_rng(seed).integers(3, size=shape) == 0
+    if kind == "block":
+        counts = [-(-n // c) for n, c in zip(shape, array.shards or array.chunks, strict=True)]
+        return "blocks", tuple(data.draw(st.integers(-n, n - 1)) for n in counts)
+    return None, data.draw(regions(shape))
+
+
+def get(array, name, where):
+    return (array if name is None else getattr(array, name))[where]
+
+
+def put(array, name, where, new):
+    (array if name is None else getattr(array, name))[where] = new
+
+
+def draw_values(data, array, shape, rng):
+    """Random ones, or fill values, or one for all."""
+    new = random_values(rng, array.dtype, shape, payloads=False)
+    kind = data.draw(st.sampled_from(["random", "random", "fill", "scalar"]), label="values")
+    if kind == "fill" and array.dtype.kind not in "OT" and array.fill_value is not None:
+        new = np.full_like(new, array.fill_value)
+    if kind == "scalar" and array.dtype.kind in "iufb" and new.size:
+        new = new.reshape(-1)[0]
+    return new
+
+
+def draw_resize(data, array):
+    """A new shape, sometimes. What zarr-python cuts off from shards may come back."""
+    if not array.shape or data.draw(st.integers(0, 4)):
+        return None
+    shape = tuple(data.draw(st.integers(1, 14)) for _ in array.shape)
+    grows = all(a >= b for a, b in zip(shape, array.shape, strict=True))
+    return shape if grows or array.shards is None else None
+
+
+@settings(max_examples=20, phases=[Phase.generate])
+@given(arguments(), st.integers(0, 2**32), st.data())
+def test_any_sequence_of_requests(kwargs, seed, data):
+    """Two arrays, one of them with our pipeline: same values, same chunks stored, all the time."""
+    assume(0 not in kwargs["shape"])
+    assume(HASHES or getattr(kwargs["dtype"], "kind", "") != "V")
+    config = {"write_empty_chunks": data.draw(st.booleans()), "order": data.draw(orders)}
+    rng = np.random.default_rng(seed)
+    stores = [zarr.storage.MemoryStore(), zarr.storage.MemoryStore()]
+    for store in stores:
+        zarr.create_array(store, name="a/b", **copy.deepcopy(kwargs))
+    theirs, mine = default(stores[0], path="a/b"), ours(stores[1], path="a/b")
+    if kwargs["zarr_format"] == 3 and hasattr(mine, "with_config"):
+        theirs, mine = (array.with_config(config) for array in (theirs, mine))
+    for _ in range(data.draw(st.integers(1, 3), label="steps")):
+        shape = draw_resize(data, mine)
+        where = draw_selection(data, mine, unique=True)
+        if shape is not None:
+            theirs.resize(shape)
+            mine.resize(shape)
+            where = draw_selection(data, mine, unique=True)
+        new = draw_values(data, mine, np.shape(get(theirs, *where)), rng)
+        put(theirs, *where, new)
+        put(mine, *where, new)
+        assert keys(stores[1]) == keys(stores[0])
+        for reader in (mine, default(stores[1], path="a/b"), ours(stores[0], path="a/b")):
+            assert_same_bits(reader[...], theirs[...])
+        where = draw_selection(data, mine, unique=False)
+        found, expected = get(mine, *where), get(theirs, *where)
+        assert_same_bits(found, expected)
+        if isinstance(expected, np.ndarray):
+            assert found.flags.f_contiguous == expected.flags.f_contiguous
+
+
+SELECTIONS = [
+    ..., (slice(1, 11, 3), slice(2, 9)), (3, slice(None)), (slice(None), -1), (0, 0),
+]  # fmt: skip
+LAYOUTS = [
+    {"chunks": (4, 3)},
+    {"chunks": (2, 3), "shards": (6, 6)},
+    {"chunks": (4, 3), "zarr_format": 2},
+    {"chunks": (4, 3), "zarr_format": 2, "order": "F"},
+    {"chunks": (4, 3), "chunk_key_encoding": {"name": "v2", "separator": "/"}},
+]
+
+
+@pytest.mark.parametrize("kwargs", LAYOUTS, ids=str)
+def test_what_is_simple_is_done_by_us(kwargs, tmp_path):
+    values = np.arange(130, dtype="i4").reshape(13, 10)
+    with all_by_zarr_gpu(), zarr_gpu.enable(strict=True):
+        array = zarr.create_array(tmp_path, shape=values.shape, dtype="i4", **kwargs)
+        array[...] = values
+        array[3:8, 2] = 5
+        array.oindex[[9, 1], [0, 7]] = 6
+        array.vindex[[0, 12], [9, 3]] = 7
+        values[3:8, 2] = 5
+        values[np.ix_([9, 1], [0, 7])] = 6
+        values[[0, 12], [9, 3]] = 7
+        for where in SELECTIONS:
+            np.testing.assert_array_equal(array[where], values[where])
+        np.testing.assert_array_equal(array.oindex[[5, 1], 3], values[[5, 1], 3])
+        np.testing.assert_array_equal(array.vindex[values > 50], values[values > 50])
+        np.testing.assert_array_equal(array.blocks[1, 1:], array[4:8, 3:] if "shards" not in kwargs
+                                      else array[6:12, 6:])  # fmt: skip
+
+
+def test_a_chunk_cut_off_by_an_end_that_has_moved():
+    """The pipeline is not told of a resize: what is behind the old end must survive."""
+    store = zarr.storage.MemoryStore()
+    for kwargs in ({}, {"shards": (8,)}):
+        zarr.create_array(store, shape=(10,), chunks=(4,), dtype="i4", overwrite=True, **kwargs)
+        array = ours(store)
+        array[...] = 1
+        array.resize((12,))
+        array[10:] = 2
+        array[8:10] = 3
+        assert array[...].tolist() == [1] * 8 + [3, 3, 2, 2]
+        array.resize((9,))
+        array[8:] = 4
+        array.resize((12,))
+        assert array[8:].tolist()[:2] == default(store)[8:].tolist()[:2]
+
+
+# -- statuses -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("kwargs", LAYOUTS, ids=str)
+def test_statuses(kwargs, wrapped):
+    """Of every item of a batch, in its order: present or missing."""
+    inner = zarr.storage.MemoryStore()
+    array = zarr.create_array(inner, shape=(13, 10), dtype="i4", fill_value=3, **kwargs)
+    array[6:7, 6:7] = 1
+    store = zarr.storage.LoggingStore(inner) if wrapped else inner
+    array = ours(store)
+    pipeline, found = array.async_array.codec_pipeline, []
+    access, read = pipeline.access, pipeline.access.read
+
+    def spy(*arguments):
+        found.extend(read(*arguments))
+        return found
+
+    access.read = spy
+    assert (array[...] == 3).sum() == 129
+    chunks = np.ceil(np.divide((13, 10), array.shards or array.chunks)).astype(int).prod()
+    assert len(found) == chunks
+    assert [s["status"] for s in found].count("present") == 1
+
+
+def test_missing_chunks_can_be_errors():
+    if not hasattr(zarr.errors, "ChunkNotFoundError"):
+        pytest.skip("needs read_missing_chunks of zarr 3.2")
+    for kwargs in LAYOUTS:
+        store = zarr.storage.MemoryStore()
+        array = zarr.create_array(store, shape=(13, 10), dtype="i4", **kwargs)
+        array[:6, :6] = 1
+        errors = []
+        for opened in (default(store), ours(store)):
+            checked = opened.with_config({"read_missing_chunks": False})
+            assert (checked[:6, :6] == 1).all()
+            with pytest.raises(zarr.errors.ChunkNotFoundError) as caught:
+                checked[...]
+            errors.append(str(caught.value))
+        assert errors[0] == errors[1]
+
+
+def test_a_missing_inner_chunk_is_no_error():
+    if not hasattr(zarr.errors, "ChunkNotFoundError"):
+        pytest.skip("needs read_missing_chunks of zarr 3.2")
+    store = zarr.storage.MemoryStore()
+    zarr.create_array(store, shape=(8,), chunks=(2,), shards=(8,), dtype="i4")[0] = 1
+    array = ours(store).with_config({"read_missing_chunks": False})
+    assert array[...].tolist() == [1] + [0] * 7
+
+
+# -- what is left to zarr-python ------------------------------------------------------------------
+
+
+def fallback_of(array, what):
+    """The reasons why ``what`` was left to zarr-python's own pipeline."""
+    counted = Counted()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        what(array)
+    return list(counted.fallbacks)
+
+
+@pytest.mark.filterwarnings("error")
+def test_strings_are_left_to_zarr_python():
+    with zarr_gpu.enable():
+        array = zarr.create_array({}, shape=(4,), chunks=(2,), dtype=str)
+        reasons = fallback_of(array, lambda a: a.__setitem__(slice(None), ["a", "", "数", "d"]))
+    assert array[...].tolist() == ["a", "", "数", "d"]
+    assert len(reasons) == 1
+    assert "no fixed size" in reasons[0]
+    assert "no fixed size" in plugin.explain(array)
+
+
+class Foreign(zarr.codecs.BytesCodec):
+    """A codec of another package."""
+
+
+@pytest.mark.filterwarnings("error")
+def test_codecs_of_others_are_left_to_zarr_python():
+    with zarr_gpu.enable():
+        array = zarr.create_array(
+            {}, shape=(4,), chunks=(2,), dtype="u1", serializer=Foreign(), filters=None
+        )
+        assert "Foreign" in fallback_of(array, lambda a: a.__setitem__(..., 3))[0]
+        assert array[...].tolist() == [3] * 4
+    with zarr_gpu.enable(strict=True), pytest.raises(UnsupportedError, match="Foreign"):
+        array[...]
+
+
+def test_outputs_of_another_type():
+    store = zarr.storage.MemoryStore()
+    zarr.create_array(store, shape=(4,), chunks=(2,), dtype="i2")[...] = 7
+    out = zarr.core.buffer.cpu.NDBuffer.from_numpy_array(np.zeros(4, "f8"))
+    array = ours(store)
+    reasons = fallback_of(array, lambda a: a.get_basic_selection(..., out=out))
+    assert out.as_numpy_array().tolist() == [7.0] * 4
+    assert "the output has elements of float64" in reasons[0]
+
+
+def test_pieces_that_are_no_selection():
+    """Whatever another caller makes of a batch, zarr-python's own pipeline does it."""
+    axes = zarr_gpu.create_array({}, shape=(8, 8), chunks=(4, 4), dtype="u1")._layout.object_axes
+    full = slice(0, 4, 1)
+
+    def item(inside, out):
+        return (None, None, inside, out, True)
+
+    def parsed(batch, coords, shape=(8, 8), drop=()):
+        return zarr_batch.selection_of(batch, coords, axes, shape, drop)
+
+    coords = [(0, 0), (0, 1), (1, 0), (1, 1)]
+    batch = [
+        item((full, full), (slice(4 * i, 4 * i + 4), slice(4 * j, 4 * j + 4))) for i, j in coords
+    ]
+    assert parsed(batch, coords).shape == (8, 8)
+    assert parsed(batch[:3], coords[:3]) is None
+    assert parsed([batch[0], batch[2], batch[1], batch[3]], coords) is None
+    assert parsed(batch, [(0, 0), (0, 1), (0, 1), (1, 1)]) is None
+    other = item((slice(0, 4, 1), slice(0, 3, 1)), batch[1][3])
+    assert parsed([batch[0], other, *batch[2:]], coords) is None
+    assert parsed(batch, coords, shape=(8, 9)) is None
+    assert parsed([item((slice(None), full), ())], [(0, 0)]) is None
+    rows = [item((np.array([0, 1]), full), (slice(0, 2), slice(0, 4))),
+            item((np.array([0, 2]), full), (slice(0, 2), slice(4, 8)))]  # fmt: skip
+    assert parsed(rows, [(0, 0), (0, 1)], shape=(2, 8)) is None
+
+
+def test_stores_without_locks_and_read_only_ones(tmp_path):
+    zarr.create_array(tmp_path, shape=(4,), chunks=(2,), dtype="u1")[...] = 1
+    array = ours(zarr.storage.LocalStore(tmp_path, read_only=True), mode="r")
+    with pytest.raises(ValueError, match="read-only"):
+        array[...] = 2
+    assert array[...].tolist() == [1] * 4
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kwargs", LAYOUTS, ids=str)
+def test_a_damaged_chunk_is_named(kwargs, tmp_path):
+    folder = tmp_path / "data"
+    array = zarr.create_array(folder, name="group/a", shape=(13, 10), dtype="f8", **kwargs)
+    array[:2, :2] = 1.5
+    documents = ("zarr.json", ".zarray", ".zattrs", ".zgroup")
+    [chunk] = [f for f in folder.rglob("*") if f.is_file() and f.name not in documents]
+    key = str(chunk.relative_to(folder))
+    chunk.write_bytes(b"\x01" * chunk.stat().st_size)
+    with pytest.raises(ChunkDecodeError) as caught:
+        ours(folder, path="group/a")[...]
+    assert (caught.value.array, caught.value.key) == ("group/a", key)
+    assert caught.value.codec is not None
+
+
+# -- objects --------------------------------------------------------------------------------------
+
+
+def test_pickled_arrays_keep_their_pipeline(tmp_path):
+    zarr.create_array(tmp_path, shape=(4,), chunks=(2,), dtype="u1")[...] = 1
+    array = pickle.loads(pickle.dumps(ours(tmp_path)))
+    assert type(array.async_array.codec_pipeline) is plugin.CodecPipeline
+    with all_by_zarr_gpu():
+        assert array[...].tolist() == [1] * 4
+    assert array.async_array == ours(tmp_path).async_array
+    assert array.async_array.codec_pipeline != default(tmp_path).async_array.codec_pipeline
+
+
+def test_enable_ends_with_its_block():
+    before = zarr.config.get("codec_pipeline.path")
+    with zarr_gpu.enable():
+        assert zarr.config.get("codec_pipeline.path") == plugin.PATH
+        array = zarr.create_array({}, shape=(1,), dtype="u1")
+    assert zarr.config.get("codec_pipeline.path") == before
+    assert "zarr_gpu is not enabled" in plugin.explain(zarr.create_array({}, shape=1, dtype="u1"))
+    assert "on the host" in plugin.explain(array, slice(0, 1))
+
+
+def test_a_store_that_moves(tmp_path):
+    if not hasattr(zarr.storage.LocalStore, "move"):
+        pytest.skip("needs LocalStore.move of zarr 3.1.3")
+    store = zarr.storage.LocalStore(tmp_path / "here")
+    array = ours(zarr.create_array(store, shape=(4,), chunks=(2,), dtype="u1").store)
+    array[...] = 5
+    zarr.core.sync.sync(store.move(tmp_path / "there"))
+    assert array[...].tolist() == [5] * 4
+    array[:1] = 6
+    assert not (tmp_path / "here").exists()
