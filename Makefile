@@ -4,6 +4,7 @@ PYTHON ?= python3
 PYTHON312 ?= python3.12
 VENV := .venv
 PEER := .venv-peer
+PLUGIN := .venv-plugin
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 # Tests of reading and writing, which run on both backends.
@@ -13,10 +14,10 @@ TORCH ?= torch==2.13.0+cpu
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format test-fast test-device test-card test-interop test-peer test-slow clean
+.PHONY: help demo test lint format test-fast test-device test-card test-interop test-peer test-zarr-plugin test-slow clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
 demo: $(VENV)/.demo ## real data through every codec and layout, checked bit by bit; draws demo.png
 	$(BIN)/python benchmarks/demo.py --png $(PNG)
@@ -41,6 +42,9 @@ test-interop: $(VENV)/.test ## only the comparisons with other Zarr implementati
 test-peer: $(PEER)/.ready ## zarr-python's own tests (fetched by pip), run against zarr_gpu
 	$(PEER)/bin/python tests/peer/run.py
 
+test-zarr-plugin: $(PLUGIN)/.ready ## zarr-python's own tests with our codec pipeline, and with its own
+	$(PLUGIN)/bin/python tests/plugin/run.py
+
 test-slow: $(VENV)/.test ## the long tests
 	$(PYTEST) -n 2 -m slow
 
@@ -55,7 +59,7 @@ format: $(VENV)/.test ## reformat and apply safe fixes
 	$(BIN)/ruff check --fix
 
 clean: ## remove the virtual environment, caches and results
-	rm -rf $(VENV) $(PEER) .peer dist build demo.png demo-data .pytest_cache .mypy_cache .ruff_cache \
+	rm -rf $(VENV) $(PEER) $(PLUGIN) .peer dist build demo.png demo-data .pytest_cache .mypy_cache .ruff_cache \
 	    .import_linter_cache .hypothesis
 	find zarr_gpu tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
@@ -83,4 +87,11 @@ $(PEER)/.ready: pyproject.toml tests/peer/requirements.txt
 	    { echo "Python 3.12 or newer is needed: make test-peer PYTHON312=..." >&2; exit 1; }
 	$(PYTHON312) -m venv $(PEER)
 	$(PEER)/bin/python -m pip install --quiet --editable '.[ml]' -r tests/peer/requirements.txt
+	@touch $@
+
+$(PLUGIN)/.ready: pyproject.toml tests/plugin/requirements.txt
+	@$(PYTHON312) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || \
+	    { echo "Python 3.12 or newer is needed: make test-zarr-plugin PYTHON312=..." >&2; exit 1; }
+	$(PYTHON312) -m venv $(PLUGIN)
+	$(PLUGIN)/bin/python -m pip install --quiet --editable '.[ml]' -r tests/plugin/requirements.txt
 	@touch $@

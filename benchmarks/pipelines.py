@@ -135,7 +135,7 @@ class Bench:
         v = self.values
         box = (slice(5, 50), slice(100, 400), slice(30, 700))
         chunked = self.dataset_of(chunks=True)
-        lazy = dask.array.from_zarr(a)  # type: ignore[no-untyped-call]  # dask has few types
+        lazy = dask.array.from_zarr(a)
         return {
             "zarr: all": (lambda: a[...], v),
             "zarr: a box, 1/3": (lambda: a[box], v[box]),
