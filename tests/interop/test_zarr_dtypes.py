@@ -47,6 +47,7 @@ def test_arrays_of_either_are_read_by_the_other(tmp_path, name, pipeline):
     expected[3:6] = expected[0]
     mine = zarr_gpu.open_array(tmp_path / "a", mode="r")
     assert mine.dtype == expected.dtype
+    assert np.asarray(mine.fill_value).tobytes() == expected[0].tobytes()
     assert mine[...].tobytes() == expected.tobytes()
     zarr_gpu.create_array(tmp_path / "b", data=expected, chunks=9, fill_value=expected[1])
     with zarr.config.set(ON[pipeline]):
