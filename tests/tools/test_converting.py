@@ -362,7 +362,7 @@ def test_copy_keeps_every_byte(tmp_path):
     root.create_array("x/y", data=np.arange(100), chunks=(7,))
     root.create_array("z", shape=(5,), dtype="f4")
     copy(tmp_path / "a", tmp_path / "b.zip")
-    copy(tmp_path / "b.zip", memory := {})
+    assert copy(tmp_path / "b.zip", memory := {}).arrays == 2
     copy(memory, tmp_path / "c")
     copy(tmp_path / "c", f"file://{tmp_path}/d", path="x", target_path="deep/x")
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from zarr_gpu.errors import NodeNotFoundError, UnfinishedError, UnsupportedError
 from zarr_gpu.nodes import StorePath, join, read_node
 from zarr_gpu.places import find_place
+from zarr_gpu.stores.base import Store
 from zarr_gpu.tools.journal import begin, fingerprint, unfinished
 from zarr_gpu.tools.keys import copy_object, copy_pairs, documents_in_order, is_document, wanted
 from zarr_gpu.tools.progress import SILENT, Progress
@@ -53,14 +55,15 @@ def copy(
         finger = fingerprint(str(here), list(excludes), repr(sorted(node.documents(None).items())))
         journal = begin(there, said, finger, overwrite=overwrite)
         documents: list[str] = []
+        arrays = 0
         pairs = _chunks(here, there, excludes, documents)
         resumed = journal.resumed
         nbytes = copy_pairs(here.store, there.store, pairs, progress, "objects", resumed=resumed)
         for key in documents_in_order(documents):
             place = _there(key, here, there)
             nbytes += copy_object(here.store, key, there.store, place, resumed=False)
+            arrays += _is_of_array(here.store, key)
         journal.close()
-    arrays = sum(key.endswith((".zarray", "zarr.json")) for key in documents)
     return Report(arrays=arrays, nbytes=nbytes, resumed=resumed)
 
 
@@ -75,6 +78,17 @@ def _chunks(
             documents.append(key)
         else:
             yield key, _there(key, here, there)
+
+
+def _is_of_array(store: Store, key: str) -> bool:
+    """Whether a document makes its node an array; damaged ones are copied, too."""
+    if not key.endswith("zarr.json"):
+        return key.endswith(".zarray")
+    try:
+        found = json.loads(bytes(store.get(key) or b""))
+    except ValueError:
+        return False
+    return isinstance(found, dict) and found.get("node_type") == "array"
 
 
 def _there(key: str, here: StorePath, there: StorePath) -> str:
