@@ -103,6 +103,7 @@ def test_any_sequence_of_requests(kwargs, seed, data):
     """Two arrays, one of them with our pipeline: same values, same chunks stored, all the time."""
     assume(0 not in kwargs["shape"])
     assume(HASHES or getattr(kwargs["dtype"], "kind", "") != "V")
+    assume(HASHES or type(kwargs["dtype"]).__name__ != "VariableLengthBytes")  # written as arrays
     config = {"write_empty_chunks": data.draw(st.booleans()), "order": data.draw(orders)}
     rng = np.random.default_rng(seed)
     stores = [zarr.storage.MemoryStore(), zarr.storage.MemoryStore()]

@@ -11,13 +11,6 @@ _outcomes: dict[str, str] = {}
 _RANK = ["passed", "xfailed", "skipped", "xpassed", "failed"]
 
 
-def pytest_configure():
-    """The tests are about zarr-python's own data types, not about those found by entry points."""
-    from zarr.dtype import data_type_registry
-
-    data_type_registry._lazy_load_list.clear()
-
-
 def pytest_runtest_logreport(report):
     outcome = report.outcome
     if hasattr(report, "wasxfail"):

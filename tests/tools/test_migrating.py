@@ -69,6 +69,8 @@ def written(path, case):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_documents_are_those_of_zarr_python(case, tmp_path):
     values = written(tmp_path / "theirs", case)
+    if values.dtype.names and not hasattr(zarr.dtype, "Struct"):
+        pytest.skip("this zarr-python writes struct types under their old name")
     shutil.copytree(tmp_path / "theirs", tmp_path / "ours")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
