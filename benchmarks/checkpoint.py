@@ -15,18 +15,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +33,8 @@ from zarr_gpu import checkpoint as ckpt
 from zarr_gpu.checkpoint.arrays import choose, save_arrays
 from zarr_gpu.checkpoint.saving import source
 
-RESULTS = Path(__file__).parent / "results"
+from .results_file import save  # type: ignore[import-not-found]  # as a module
+
 PACKAGES = ("zarr-gpu", "torch", "safetensors", "tensorstore", "zarr", "orbax-checkpoint", "numpy")
 Run = Callable[[], object]
 
@@ -394,33 +392,11 @@ def main() -> int:
         for title, rows in tables.items():
             report(title, rows, gigabytes)
         if options.save:
-            write(tables, gigabytes, options.repeats)
+            found = {"gigabytes": gigabytes, "repeats": options.repeats, "tables": tables}
+            save("checkpoint", PACKAGES, found)
     finally:
         shutil.rmtree(folder)
     return 0
-
-
-def write(tables: Mapping[str, Any], gigabytes: float, repeats: int) -> None:
-    """The tables with machine, versions and commit, as JSON."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],  # noqa: S607 - git of this machine
-        capture_output=True, text=True, check=False, cwd=RESULTS,
-    ).stdout.strip()  # fmt: skip
-    date = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    document = {
-        "date": date, "commit": commit,
-        "python": platform.python_version(), "cores": os.cpu_count(), "load": os.getloadavg(),
-        "versions": versions, "gigabytes": gigabytes, "repeats": repeats, "tables": tables,
-    }  # fmt: skip
-    target = RESULTS / f"checkpoint-{date[:10]}.json"
-    target.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    print(f"\n{target}")
 
 
 if __name__ == "__main__":

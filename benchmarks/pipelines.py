@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import shutil
 import statistics
 import sys
@@ -24,7 +23,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from itertools import cycle, permutations
 from pathlib import Path
@@ -34,9 +32,9 @@ import numpy as np
 
 from zarr_gpu._types import NDArray
 
-from .peers.machine import commit, load, machine  # type: ignore[import-not-found]  # as a module
+from .peers.machine import load  # type: ignore[import-not-found]  # as a module
+from .results_file import save  # type: ignore[import-not-found]  # as a module
 
-RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("zarr-gpu", "zarr", "zarrs", "numcodecs", "xarray", "dask", "numpy")
 PIPELINES = {
     "default": "zarr.core.codec_pipeline.BatchedCodecPipeline",
@@ -280,27 +278,9 @@ def main() -> int:
             shutil.rmtree(folder)
         report(layout, tables[layout], names)
     if options.save:
-        write(tables, options.rounds, before)
+        found = {"shape": SHAPE, "rounds": options.rounds, "unit": "median milliseconds"}
+        save("pipelines", PACKAGES, {"load_before": before, **found, "tables": tables})
     return 0
-
-
-def write(tables: Mapping[str, Any], rounds: int, before: str) -> None:
-    """The tables with machine, versions and commit, as JSON."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    date = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    document = {
-        "date": date, "commit": commit(), "machine": machine(), "load_before": before,
-        "load_after": load(), "versions": versions, "shape": SHAPE, "rounds": rounds,
-        "unit": "median milliseconds", "tables": tables,
-    }  # fmt: skip
-    target = RESULTS / f"pipelines-{date[:10]}.json"
-    target.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    print(f"\n{target}")
 
 
 if __name__ == "__main__":

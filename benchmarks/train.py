@@ -23,17 +23,13 @@ any loader.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +44,8 @@ from zarr_gpu._types import NDArray
 from zarr_gpu.interop.sampling import places
 from zarr_gpu.interop.torch import ZarrDataset, ZarrIterableDataset
 
-RESULTS = Path(__file__).parent / "results"
+from .results_file import save  # type: ignore[import-not-found]  # as a module
+
 PACKAGES = ("zarr-gpu", "torch", "zarr", "numcodecs", "numpy")
 TILE, CHUNK, BATCH = 64, 32, 256
 CUT = 0.75  # of the width of a photograph: tiles to the right of it are held out
@@ -287,30 +284,9 @@ def main() -> int:
         if options.save:
             tables = {"loading": loading, "training": training}
             about = {"tiles": len(bench.x), "nbytes": bench.x.nbytes, "ratio": bench.ratio}
-            write({**about, "repeats": options.repeats, "learned": learned, "tables": tables})
+            found = {"repeats": options.repeats, "learned": learned, "tables": tables}
+            save("train", PACKAGES, {**about, **found})
     return 0
-
-
-def write(found: Mapping[str, Any]) -> None:
-    """What was found with machine, versions and commit, as JSON."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],  # noqa: S607 - git of this machine
-        capture_output=True, text=True, check=False, cwd=RESULTS,
-    ).stdout.strip()  # fmt: skip
-    date = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    about = {
-        "date": date, "commit": commit, "python": platform.python_version(),
-        "cores": os.cpu_count(), "load": os.getloadavg(), "versions": versions,
-    }  # fmt: skip
-    target = RESULTS / f"train-{date[:10]}.json"
-    target.write_text(json.dumps({**about, **found}, indent=1) + "\n", encoding="utf-8")
-    print(f"\n{target}")
 
 
 if __name__ == "__main__":
