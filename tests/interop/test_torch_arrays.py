@@ -11,13 +11,13 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
-import zarr_gpu  # noqa: E402
-from tests.device.devices import emulated  # noqa: E402
-from tests.interop.tensors import DTYPES, bits, random_tensor  # noqa: E402
-from zarr_gpu import tensors  # noqa: E402
-from zarr_gpu.errors import UnsupportedError  # noqa: E402
-from zarr_gpu.interop import torch as interop  # noqa: E402
-from zarr_gpu.interop.torch import read, to_torch  # noqa: E402
+import zarr_gpu  # noqa: E402 - needs PyTorch, which is asked for above
+from tests.device.devices import emulated  # noqa: E402 - needs PyTorch, which is asked for above
+from tests.interop.tensors import DTYPES, bits, random_tensor  # noqa: E402 - needs PyTorch, which is asked for above
+from zarr_gpu import tensors  # noqa: E402 - needs PyTorch, which is asked for above
+from zarr_gpu.errors import UnsupportedError  # noqa: E402 - needs PyTorch, which is asked for above
+from zarr_gpu.interop import torch as interop  # noqa: E402 - needs PyTorch, which is asked for above
+from zarr_gpu.interop.torch import read, to_torch  # noqa: E402 - needs PyTorch, which is asked for above
 
 DATA = np.arange(24, dtype="f4").reshape(4, 6)
 

@@ -13,16 +13,16 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-from torch.utils.data import DataLoader  # noqa: E402
+from hypothesis import given, settings  # noqa: E402 - needs PyTorch, which is asked for above
+from hypothesis import strategies as st  # noqa: E402 - needs PyTorch, which is asked for above
+from torch.utils.data import DataLoader  # noqa: E402 - needs PyTorch, which is asked for above
 
-import zarr_gpu  # noqa: E402
-from tests.device.devices import emulated  # noqa: E402
-from zarr_gpu.errors import ChunkDecodeError, UnsupportedError  # noqa: E402
-from zarr_gpu.interop import batches as interop_batches  # noqa: E402
-from zarr_gpu.interop import torch as interop  # noqa: E402
-from zarr_gpu.interop.torch import ZarrDataset, ZarrIterableDataset  # noqa: E402
+import zarr_gpu  # noqa: E402 - needs PyTorch, which is asked for above
+from tests.device.devices import emulated  # noqa: E402 - needs PyTorch, which is asked for above
+from zarr_gpu.errors import ChunkDecodeError, UnsupportedError  # noqa: E402 - needs PyTorch, which is asked for above
+from zarr_gpu.interop import batches as interop_batches  # noqa: E402 - needs PyTorch, which is asked for above
+from zarr_gpu.interop import torch as interop  # noqa: E402 - needs PyTorch, which is asked for above
+from zarr_gpu.interop.torch import ZarrDataset, ZarrIterableDataset  # noqa: E402 - needs PyTorch, which is asked for above
 
 N = 500
 X = np.random.default_rng(0).normal(size=(N, 12, 16)).astype("f4")
