@@ -28,21 +28,22 @@ for _ in range(int(sys.argv[3])):
 
 
 @pytest.mark.parametrize("kind", ["ofd", "flock"])
-def test_processes_with_different_roots_lose_no_update(tmp_path, kind):
+@pytest.mark.parametrize("name", ["c/0/0", "zarr.json"])
+def test_processes_with_different_roots_lose_no_update(tmp_path, kind, name):
     store = LocalStore(tmp_path)
-    store.set("g/a/c/0/0", b"0")
+    store.set(f"g/a/{name}", b"0")
     counters = [
         subprocess.Popen(
             [sys.executable, "-c", COUNT, str(root), key, "150", kind], stdin=subprocess.PIPE
         )
-        for root, key in [(tmp_path, "g/a/c/0/0"), (tmp_path / "g/a", "c/0/0")]
+        for root, key in [(tmp_path, f"g/a/{name}"), (tmp_path / "g/a", name)]
     ]
     for counter in counters:
         counter.stdin.write(b"\n")
         counter.stdin.close()
     for counter in counters:
         assert counter.wait() == 0
-    assert store.get("g/a/c/0/0") == b"300"
+    assert store.get(f"g/a/{name}") == b"300"
 
 
 def test_threads_that_take_several_locks_do_not_wait_for_each_other(tmp_path):
@@ -78,6 +79,28 @@ def test_names_with_equal_hashes_do_not_stop_their_thread(tmp_path, monkeypatch)
         pass
     with file_lock(path, "a"):
         pass
+
+
+@pytest.mark.parametrize("ofd", [True, False])
+def test_locking_metadata_leaves_no_file(tmp_path, monkeypatch, ofd):
+    monkeypatch.setattr(locks, "_HAS_OFD", ofd and locks._HAS_OFD)
+    store = LocalStore(tmp_path)
+    for name in ("zarr.json", ".zgroup", ".zattrs", ".zmetadata", ".zarray"):
+        with store.lock(f"g/{name}"), store.lock(f"g/{name}"):
+            assert os.listdir(tmp_path / "g")
+        assert os.listdir(tmp_path / "g") == []
+    with store.lock("g/c/0"):  # of many chunks: its file stays
+        with store.lock("g/zarr.json"):
+            pass
+        assert any(name.startswith(".zg-lock") for name in os.listdir(tmp_path / "g"))
+
+
+def test_lock_file_that_is_not_ours_any_more_is_not_removed(tmp_path):
+    path = tmp_path / "lock"
+    with file_lock(str(path), "a", tidy=True):
+        path.unlink()
+        path.write_bytes(b"")  # that of somebody else
+    assert path.exists()
 
 
 def test_nothing_is_kept_after_release(tmp_path):
@@ -118,7 +141,7 @@ def test_forked_child_neither_holds_nor_releases_the_parents_lock(tmp_path):
         if child == 0:
             fd = os.open(path, os.O_RDWR)
             try:
-                fcntl.fcntl(fd, locks._OFD_SETLK, locks._byte(fcntl.F_WRLCK, slot_of("a")))
+                fcntl.fcntl(fd, locks._OFD_SETLK, locks._range(fcntl.F_WRLCK, slot_of("a"), 1))
             except OSError:
                 os._exit(0 if not locks._fds else 1)
             os._exit(2)
@@ -134,7 +157,7 @@ def slot_of(name):
 def try_lock(path):
     fd = os.open(path, os.O_RDWR)
     try:
-        fcntl.fcntl(fd, locks._OFD_SETLK, locks._byte(fcntl.F_WRLCK, slot_of("a")))
+        fcntl.fcntl(fd, locks._OFD_SETLK, locks._range(fcntl.F_WRLCK, slot_of("a"), 1))
     except OSError as error:
         return error.errno
     finally:

@@ -3,6 +3,7 @@ import pickle
 import pytest
 
 from tests.stores.checks import OBJECTS, ReadableStore, WritableStore
+from zarr_gpu.errors import StoreError
 from zarr_gpu.stores.memory import MemoryStore
 
 
@@ -24,6 +25,12 @@ def test_mapping_is_the_callers():
     assert data == {"a": b"1"}
     data["b"] = bytearray(b"2")
     assert bytes(MemoryStore(data).get("b")) == b"2"
+
+
+def test_values_that_are_no_bytes_are_refused():
+    store = MemoryStore({"a/b": 7})
+    with pytest.raises(StoreError, match=r"a/b: the mapping has a builtins\.int, not bytes"):
+        store.get("a/b")
 
 
 def test_equal_only_over_the_same_mapping():

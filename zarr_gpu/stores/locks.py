@@ -10,7 +10,7 @@ parent's locks. Knows nothing about stores but their ``lock`` method.
 """
 
 # A Path object costs more than the system call.
-# ruff: noqa: PTH116
+# ruff: noqa: PTH108, PTH116
 
 from __future__ import annotations
 
@@ -111,19 +111,21 @@ class file_lock:  # noqa: N801 - used like a function
 
     All names share the file: each locks one byte, at an offset that is its hash (open file
     description locks, ``fcntl(2)``). Where these do not exist, every name has its own file and
-    ``flock(2)``. Raises UnsafeConcurrentWriteError where the file system has no locks, and
-    FileNotFoundError when the directory of ``path`` does not exist.
+    ``flock(2)``. ``tidy``: the last one to release it removes the file. Raises
+    UnsafeConcurrentWriteError where the file system has no locks, and FileNotFoundError when the
+    directory of ``path`` does not exist.
     """
 
-    __slots__ = ("_held", "_path", "_process", "_slot")
+    __slots__ = ("_held", "_path", "_process", "_slot", "_tidy")
 
-    def __init__(self, path: str, name: str) -> None:
+    def __init__(self, path: str, name: str, *, tidy: bool = False) -> None:
         from hashlib import blake2b  # slow to import
 
         digest = blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8)
         self._slot = int.from_bytes(digest.digest(), "big") >> 2
         self._path = path if _HAS_OFD else f"{path}-{self._slot:016x}"
         self._process = process_lock((self._path, self._slot))
+        self._tidy = tidy
 
     def __enter__(self) -> None:
         held = self._held = self._process.__enter__()
@@ -138,7 +140,7 @@ class file_lock:  # noqa: N801 - used like a function
         held = self._held
         try:
             if held.depth == 1:
-                _release(held.fd, self._slot)
+                _release(held.fd, self._path if self._tidy else None)
         finally:
             self._process.__exit__()
 
@@ -152,7 +154,7 @@ def _acquire(path: str, slot: int) -> int:
             raise _refused(path, error) from error
         try:
             if _HAS_OFD:
-                fcntl.fcntl(fd, _OFD_SETLKW, _byte(fcntl.F_WRLCK, slot))
+                fcntl.fcntl(fd, _OFD_SETLKW, _range(fcntl.F_WRLCK, slot, 1))
             else:
                 fcntl.flock(fd, fcntl.LOCK_EX)
             if _is_file(fd, path):
@@ -166,23 +168,30 @@ def _acquire(path: str, slot: int) -> int:
         os.close(fd)  # the file was deleted while we waited: its lock excludes nobody any more
 
 
-def _release(fd: int, slot: int) -> None:
+def _release(fd: int, path: str | None) -> None:
+    """Unlock and close, and remove the file ``path``, if one is named."""
     if fd not in _fds:
         return  # taken by the process this one was forked from
     _fds.discard(fd)
     try:
+        if path is not None:
+            with suppress(OSError):  # somebody holds another name, or may do what we may not
+                if _HAS_OFD:
+                    fcntl.fcntl(fd, _OFD_SETLK, _range(fcntl.F_WRLCK, 0, 0))
+                if _is_file(fd, path):
+                    os.unlink(path)  # who waits for it, or just opened it, sees that: _acquire
         # Closing alone would not do while a forked child still has the descriptor.
         if _HAS_OFD:
-            fcntl.fcntl(fd, _OFD_SETLK, _byte(fcntl.F_UNLCK, slot))
+            fcntl.fcntl(fd, _OFD_SETLK, _range(fcntl.F_UNLCK, 0, 0))
         else:
             fcntl.flock(fd, fcntl.LOCK_UN)
     finally:
         os.close(fd)
 
 
-def _byte(kind: int, slot: int) -> bytes:
-    """``struct flock`` for the byte at ``slot``; open file description locks want pid 0."""
-    return struct.pack("hhqqi4x", kind, os.SEEK_SET, slot, 1, 0)
+def _range(kind: int, start: int, nbytes: int) -> bytes:
+    """``struct flock`` of a range of bytes (0: all); open file description locks want pid 0."""
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, start, nbytes, 0)
 
 
 def _is_file(fd: int, path: str) -> bool:

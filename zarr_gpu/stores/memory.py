@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from zarr_gpu._types import Bytes
+from zarr_gpu.errors import StoreError
 from zarr_gpu.stores.base import ByteRange, BytesReader, Located, Reader, check_key, check_limit
 from zarr_gpu.stores.common import SameBytes, keys_below, names_below
 from zarr_gpu.stores.locks import process_lock
@@ -64,7 +65,16 @@ class MemoryStore(SameBytes):
             value = self.data[check_key(key)]
         except KeyError:
             return None
-        return value if type(value) is bytes else bytes(value)
+        if type(value) is bytes:
+            return value
+        try:
+            return bytes(memoryview(value))
+        except TypeError:
+            kind = f"{type(value).__module__}.{type(value).__qualname__}"
+            raise StoreError(
+                f"{key}: the mapping has a {kind}, not bytes; pass the store it belongs to "
+                "(a zarr.storage.MemoryStore, say) instead of the mapping"
+            ) from None
 
     def locate(self, keys: Sequence[str]) -> Located:
         found = Located.unknown(len(keys))

@@ -28,7 +28,7 @@ from zarr_gpu.errors import ReadOnlyError, StoreError, UnsupportedError
 from zarr_gpu.metadata.keys import ChunkKeyEncoding
 from zarr_gpu.metadata.safetensors import TYPES
 from zarr_gpu.stores.base import ByteRange, Located, Reader, Store, check_limit
-from zarr_gpu.stores.common import SameBytes, check_prefix
+from zarr_gpu.stores.common import DOCUMENTS, SameBytes, check_prefix
 from zarr_gpu.stores.tensor_files import Part, Tensor, TensorFiles, open_tensor_files
 
 CHUNK_NBYTES = 16 << 20
@@ -258,12 +258,9 @@ def node_name(name: str) -> str:
         return "%"  # no other name becomes this one: what it escapes has digits
     if node == "%":
         return "%25"
-    if node.startswith("__") or not node.strip(".") or node in _DOCUMENTS or node[0:4] == ".zg-":
+    if node.startswith("__") or not node.strip(".") or node in DOCUMENTS or node[0:4] == ".zg-":
         node = f"%{ord(node[0]):02X}{node[1:]}"
     return node
-
-
-_DOCUMENTS = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 
 
 @lru_cache(maxsize=1024)
