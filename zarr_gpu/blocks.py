@@ -13,7 +13,7 @@ the other and moved to the output together, whatever their number. Knows no stor
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any, TypeAlias
 
@@ -78,6 +78,11 @@ def cut_square(box: Ranges, most: int) -> list[Ranges]:
         if not axes:
             break
         sides[min(axes, key=sides.__getitem__)] *= 2
+    return cut_to(box, sides)
+
+
+def cut_to(box: Ranges, sides: Sequence[int]) -> list[Ranges]:
+    """A box of segments cut into blocks of the given shape, in C order."""
     parts = [
         [range(start, min(r.stop, start + side)) for start in range(r.start, r.stop, side)]
         for r, side in zip(box, sides, strict=True)

@@ -33,6 +33,9 @@ class ArrayConfig:
     """Inner chunks of a shard closer than this are read with one range."""
     sharding_coalesce_max_bytes: int = 16 << 20
     """Largest such range."""
+    subchunk_write_order: Literal["lexicographic", "colexicographic", "morton"] = "lexicographic"
+    """How the inner chunks of a shard follow each other when it is written: in C order, in Fortran
+    order, or along the Z-order curve of zarr-python, which keeps those of a box close together."""
     concurrent_writes: Literal["locked", "unsafe"] = "locked"
     """``locked``: writes that share a chunk or shard take the store's lock, or raise."""
 

@@ -16,9 +16,8 @@ from zarr_gpu.metadata.group import GroupMetadata, parse_consolidated_v2
 from zarr_gpu.nodes import (
     Metadata,
     StorePath,
-    document_key,
     join,
-    lock_or_none,
+    lock_node,
     read_group,
     walk,
     write_node,
@@ -37,14 +36,14 @@ def consolidate(place: StorePath, metadata: GroupMetadata) -> GroupMetadata:
     for path, node in walk(store, place.path, metadata.zarr_format):
         nodes[path] = without_consolidated(node) if isinstance(node, GroupMetadata) else node
     changed = replace(metadata, consolidated=nodes)
-    with lock_or_none(store, document_key(metadata, place.path)):
+    with lock_node(store, metadata, place.path):
         write_node(store, place.path, changed)
     return changed
 
 
 def forget(place: StorePath, metadata: GroupMetadata, below: str) -> GroupMetadata:
     """Drop a deleted node from what is listed, in ``metadata`` and in the store at ``place``."""
-    with lock_or_none(place.store, document_key(metadata, place.path)):
+    with lock_node(place.store, metadata, place.path):
         stored = read_group(place.store, place.path, metadata.zarr_format)
         if stored.zarr_format == 2:
             stored = with_v2_consolidated(place, stored, ".zmetadata")

@@ -9,7 +9,8 @@ from zarr_gpu.array import Array
 from zarr_gpu.creating import from_array
 from zarr_gpu.errors import ContainsArrayError, ContainsGroupError
 from zarr_gpu.group import Group
-from zarr_gpu.nodes import DOCUMENTS, join
+from zarr_gpu.metadata.paths import DOCUMENTS
+from zarr_gpu.nodes import join
 from zarr_gpu.places import find_place
 from zarr_gpu.stores.base import Store
 

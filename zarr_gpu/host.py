@@ -19,7 +19,9 @@ from zarr_gpu import tensors, workers
 from zarr_gpu._types import NDArray, Shape
 from zarr_gpu.config import ArrayConfig, config
 from zarr_gpu.host_blocks import BlockJob
-from zarr_gpu.host_write_blocks import write
+from zarr_gpu.host_write import WriteJob
+from zarr_gpu.host_write_blocks import BlockWriteJob
+from zarr_gpu.host_write_shards import ShardWriteJob
 from zarr_gpu.layout import ArrayLayout, leaf_nbytes
 from zarr_gpu.plan import Placement, Plan
 from zarr_gpu.scratch import aligned
@@ -104,7 +106,15 @@ class HostBackend:
         """Store ``value``; see :class:`~zarr_gpu.backend.Backend`."""
         if plan.selection.size == 0:
             return
-        write(layout, plan, store, plan.selection.work_view(value), settings)
+        view = plan.selection.work_view(value)
+        kind = ShardWriteJob if layout.sharded else BlockWriteJob
+        job = kind(layout, plan, store, view, settings)
+        if not job.usable():
+            WriteJob(layout, plan, store, view, settings).run()
+        elif not layout.sharded and (one := plan.one_chunk()) is not None:
+            job.write_one(*one)
+        else:
+            job.run()
 
 
 class _Runs(Iterator[range]):

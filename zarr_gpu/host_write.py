@@ -201,7 +201,7 @@ class WriteJob:
         workers.run(encode, groups, min(threads, len(groups)))
         if all(blob is None for blob in blobs):
             return None
-        return layout.pack(blobs)
+        return layout.pack(blobs, self.settings.subchunk_write_order)
 
     def _encode_leaf(
         self, row: int, chain: BoundChain, key: str, old: Bytes | None

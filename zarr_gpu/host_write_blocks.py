@@ -8,9 +8,8 @@ so is everything that is no box of elements (``host_write``).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
-from itertools import islice
 from time import perf_counter
 from typing import Any, TypeAlias
 
@@ -20,10 +19,9 @@ from zarr_gpu import blocks, workers
 from zarr_gpu._types import Bytes, Int64, NDArray
 from zarr_gpu.blocks import Blocks, Ranges
 from zarr_gpu.codecs.chain import BoundChain, RawLayout
-from zarr_gpu.codecs.sharding import place_parts
-from zarr_gpu.config import ArrayConfig, config
+from zarr_gpu.config import ArrayConfig
 from zarr_gpu.errors import ChunkEncodeError, CodecError, LimitError
-from zarr_gpu.host_write import Done, WriteJob, joined
+from zarr_gpu.host_write import Done, WriteJob
 from zarr_gpu.layout import ArrayLayout
 from zarr_gpu.plan import Box, Plan
 from zarr_gpu.scratch import Arena
@@ -43,23 +41,8 @@ SLOW_S = 200e-6
 """What such a chunk may take in all; making a file takes from 20 us to more than 1 ms."""
 
 
-def write(
-    layout: ArrayLayout, plan: Plan, store: Store, value: NDArray, settings: ArrayConfig
-) -> None:
-    """Store ``value``, the work view of what the plan writes. Raises ChunkError, StoreError."""
-    job = BlockWriteJob(layout, plan, store, value, settings)
-    if not job.usable():
-        WriteJob(layout, plan, store, value, settings).run()
-    elif layout.sharded:
-        job.run_shards()
-    elif (one := plan.one_chunk()) is not None:
-        job.write_one(*one)
-    else:
-        job.run()
-
-
 class BlockWriteJob(WriteJob):
-    """A write of ranges to a regular grid; at most one level of shards."""
+    """A write of ranges to a regular grid."""
 
     def __init__(
         self, layout: ArrayLayout, plan: Plan, store: Store, value: NDArray, settings: ArrayConfig
@@ -314,128 +297,3 @@ class BlockWriteJob(WriteJob):
                 chunk[...] = self.layout.fill_array
             chunk[inside] = value
         return None if self._empty(piece) else self._compress(piece, key)
-
-    # -- shards -----------------------------------------------------------------------------------
-
-    def run_shards(self) -> None:
-        """One shard per thread; the last few are each encoded by several."""
-        per_shard = self.layout.levels.layouts[0].per_shard
-        columns = [c // n for c, n in zip(self.chunks, per_shard, strict=True)]
-        total = 1
-        for column in columns:
-            total *= len(blocks.by_object(column))
-        shards = (
-            ([int(c[r.start]) for c, r in zip(columns, ranges, strict=True)], ranges)
-            for ranges in blocks.objects(columns)
-        )
-        cores = workers.thread_count() if self.threads > 1 else 1
-        room = config.current.memory_window_bytes // self.layout.levels.layouts[0].max_nbytes
-        threads = min(self.threads, max(cores, room))
-        left = total % threads
-        if total > left:
-            workers.run(lambda s: self.write_shard(*s, 1), islice(shards, total - left), threads)
-        workers.run(lambda s: self.write_shard(*s, -(-cores // left)), shards, left)
-
-    def write_shard(self, where: Sequence[int], ranges: Ranges, threads: int) -> None:
-        key = self.layout.key(where)
-        inner = Blocks(tuple(len(r) for r in ranges), self.most, tuple(r.start for r in ranges))
-        count = 1
-        for r, column in zip(ranges, self.covered, strict=True):
-            count *= len(r) if all(column[r.start : r.stop]) else 0
-        if count == self.layout.leaves_inside(where):
-            if not self.store.set_parts(key, lambda: self._shard_parts(inner, key, threads)):
-                self._finish_one(key, where, None)
-        else:
-            self._merged(key, self._merge_shard, where, inner, key, threads)
-
-    def _shard_parts(self, inner: Blocks, key: str, threads: int) -> Iterator[Bytes]:
-        """A shard of nothing but new chunks; nothing when none has to be stored."""
-        layout = self.layout.levels.layouts[0]
-        index = layout.empty_index()
-        end = layout.body_offset
-        kept: list[Bytes] = []
-        for slots, data, sizes in self._encoded(inner, key, threads):
-            if len(data):
-                end = place_parts(index, slots, sizes, end)
-                if layout.location == "end":
-                    yield data
-                else:
-                    kept.append(bytes(data))
-        if end > layout.body_offset:
-            yield layout.encode_index(index)
-            yield from kept
-
-    def _encoded(
-        self, inner: Blocks, key: str, threads: int
-    ) -> Iterator[tuple[Int64, Bytes, Int64]]:
-        """Block by block: slots, the chunks in them joined, and their sizes."""
-        if threads == 1 or not self.chain.chain.bytes_bytes:
-            for number in range(len(inner)):
-                yield self._encode_block(inner[number], key)
-            return
-        found: list[Any] = [None] * len(inner)
-
-        def encode(number: int) -> None:
-            found[number] = self._encode_block(inner[number], key)
-
-        workers.run(encode, range(len(inner)), min(threads, len(inner)))
-        yield from found
-
-    def _encode_block(self, block: Ranges, key: str) -> tuple[Int64, Bytes, Int64]:
-        self.arena.clear()
-        if self.chain.raw is not None and blocks.split(block, self.whole)[0] == block:
-            data = self._gather(block)
-            if not self._empty(data):
-                slots = self._slots(block)
-                return slots, data, np.full(len(slots), self.memory.nbytes, np.int64)
-            self.arena.clear()
-        slots, blobs = self._encode_inner(block, key, None)
-        present = [i for i, blob in enumerate(blobs) if blob is not None]
-        parts = [blob for blob in blobs if blob is not None]
-        return slots[present], b"".join(parts), np.array([len(p) for p in parts], np.int64)
-
-    def _encode_inner(
-        self, block: Ranges, key: str, old: Sequence[Bytes | None] | None
-    ) -> tuple[Int64, list[Bytes | None]]:
-        """Slots and encodings of the chunks of a block; ``old`` has what was in the slots."""
-        whole, rest = blocks.split(block, self.whole)
-        slots = [] if whole is None else [self._slots(whole)]
-        blobs = [] if whole is None else self._encode_whole(whole, [key])
-        for row in rest:
-            slot = self._slot(row)
-            found = None if old is None or self._covers(row) else old[slot]
-            read = None if found is None else lambda k, out, d=found: self._decode(d, out, k)
-            slots.append(np.array([slot]))
-            blobs.append(self._encode_part(self._part(row), key, read))
-        return np.concatenate(slots), blobs
-
-    def _slots(self, block: Ranges) -> Int64:
-        return blocks.slots_of(block, self.chunks, self.layout.levels.layouts[0].per_shard)
-
-    def _slot(self, row: Sequence[int]) -> int:
-        slot = 0
-        per_shard = self.layout.levels.layouts[0].per_shard
-        for s, column, parts in zip(row, self.chunks, per_shard, strict=True):
-            slot = slot * parts + int(column[s]) % parts
-        return slot
-
-    def _merge_shard(self, where: Sequence[int], inner: Blocks, key: str, threads: int) -> None:
-        layout = self.layout.levels.layouts[0]
-        old = self._get(key, layout.max_nbytes)
-        try:
-            blobs = layout.unpack(old)
-        except CodecError as error:
-            raise self.errors.decoding(error, key) from error
-
-        def encode(number: int) -> None:
-            self.arena.clear()
-            slots, new = self._encode_inner(inner[number], key, blobs)
-            for slot, blob in zip(slots.tolist(), new, strict=True):
-                blobs[slot] = None if blob is None else bytes(blob)
-
-        workers.run(encode, range(len(inner)), min(threads, len(inner)))
-        if all(blob is None for blob in blobs):
-            self._finish_one(key, where, None)
-        else:
-            parts = layout.parts(blobs)
-            self.store.set_parts(key, lambda: joined(parts))

@@ -35,15 +35,13 @@ from zarr_gpu.metadata.documents import (
     parse_group_documents_v2,
 )
 from zarr_gpu.metadata.group import GroupMetadata
-from zarr_gpu.metadata.paths import is_node_name
+from zarr_gpu.metadata.paths import DOCUMENTS, is_node_name
 from zarr_gpu.stores.base import Store
 
 Metadata: TypeAlias = ArrayMetadata | GroupMetadata
 M = TypeVar("M", ArrayMetadata, GroupMetadata)
 _Get: TypeAlias = Callable[[Store, str], Bytes | None]
 
-DOCUMENTS = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
-"""Names of metadata documents, v3 and v2."""
 _V2 = (".zarray", ".zgroup", ".zattrs")
 _BATCH = 256
 """Members looked up before the first of them is handed out, where the store has latency."""
@@ -232,7 +230,7 @@ def update_node(store: Store, path: str, current: M, change: Callable[[M], M]) -
     ``change`` gets the metadata as stored now. Raises NodeNotFoundError when the node is gone.
     """
     store.check_writable()
-    with lock_or_none(store, document_key(current, path)):
+    with lock_node(store, current, path):
         fresh = read_node(store, path, current.zarr_format)
         if type(fresh) is not type(current):
             raise NodeNotFoundError(f"the node at {path or '/'!r} in {store!r} is gone")
@@ -242,18 +240,21 @@ def update_node(store: Store, path: str, current: M, change: Callable[[M], M]) -
 
 
 def document_key(metadata: Metadata, path: str) -> str:
-    """Key of the document that makes a node; its lock guards all of the node's documents."""
+    """Key of the document that makes a node."""
     if metadata.zarr_format == 3:
         return join(path, "zarr.json")
     return join(path, ".zarray" if isinstance(metadata, ArrayMetadata) else ".zgroup")
 
 
-def lock_or_none(store: Store, key: str) -> AbstractContextManager[Any]:
-    """The store's lock, or nothing for metadata of stores without locks.
+def lock_node(store: Store, metadata: Metadata, path: str) -> AbstractContextManager[Any]:
+    """The store's lock for the documents of a node; nothing for stores without locks.
 
     There the document is re-read just before it is replaced, which leaves a small window; chunks
     are not written that way, see ``array.concurrent_writes``.
     """
+    key = document_key(metadata, path)
+    if isinstance(metadata, ArrayMetadata):
+        key += ".lock"  # see LocalStore.lock
     try:
         return store.lock(key)
     except UnsafeConcurrentWriteError:

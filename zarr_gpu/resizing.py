@@ -26,7 +26,7 @@ from zarr_gpu.layout import ArrayLayout
 from zarr_gpu.metadata.array import ArrayMetadata
 from zarr_gpu.metadata.documents import parse_document_v3
 from zarr_gpu.metadata.grids import RectilinearGrid
-from zarr_gpu.nodes import document_key, lock_or_none, read_array, write_node
+from zarr_gpu.nodes import document_key, lock_node, read_array, write_node
 from zarr_gpu.plan import make_plan
 from zarr_gpu.stores.base import Store
 from zarr_gpu.values import as_values, write_values
@@ -64,7 +64,7 @@ def append(array: Array, data: Any, axis: int) -> Shape:
     if array.read_only:
         raise ReadOnlyError(f"array {array.name!r} in {array.store!r} is read-only")
     key = document_key(array.metadata, array.path)
-    with lock_or_none(array.store, key):
+    with lock_node(array.store, array.metadata, array.path):
         fresh, document = _read(array, key)
         old = fresh.shape
         shape = (*old[:axis], old[axis] + values.shape[axis], *old[axis + 1 :])
@@ -120,7 +120,7 @@ def _change_shape(array: Array, new_shape: Any) -> None:
     if array.read_only:
         raise ReadOnlyError(f"array {array.name!r} in {array.store!r} is read-only")
     store = array.store
-    with lock_or_none(store, document_key(array.metadata, array.path)):
+    with lock_node(store, array.metadata, array.path):
         fresh = read_array(store, array.path, array.metadata.zarr_format)
         shape = new_shape(fresh.shape)
         changed = with_shape(_covering(array.layout_of(fresh), shape), shape)

@@ -1,6 +1,7 @@
 """zarr-python with our codec pipeline does what it does with its own."""
 
 import copy
+import inspect
 import pickle
 import warnings
 
@@ -11,8 +12,9 @@ from hypothesis import Phase, assume, given, settings
 
 import zarr_gpu
 from tests.interop.arrays import assert_same_bits, random_values, regions
-from tests.interop.plugin import Counted, all_by_zarr_gpu, default, ours, plugin
+from tests.interop.plugin import DEFAULT, OURS, Counted, all_by_zarr_gpu, default, ours, plugin
 from tests.interop.zarr_arguments import arguments, zarr
+from zarr_gpu import host_write_blocks
 from zarr_gpu.errors import ChunkDecodeError, UnsupportedError
 from zarr_gpu.interop import zarr_batch
 
@@ -164,6 +166,69 @@ def test_what_is_simple_is_done_by_us(kwargs, tmp_path):
                                       else array[6:12, 6:])  # fmt: skip
 
 
+ORDERS = [{}]
+if "subchunk_write_order" in inspect.signature(zarr.codecs.ShardingCodec).parameters:
+    ORDERS += [{"subchunk_write_order": name} for name in
+               ("morton", "lexicographic", "colexicographic", "unordered")]  # fmt: skip
+
+
+@settings(max_examples=25, phases=[Phase.generate])
+@given(
+    st.lists(st.integers(1, 9), max_size=3),
+    st.sampled_from(ORDERS),
+    st.sampled_from(["start", "end"]),
+    st.integers(0, 2**32),
+    st.data(),
+)
+def test_shards_are_stored_in_the_same_bytes(counts, order, location, seed, data):
+    """Their inner chunks follow each other as zarr-python would have written them."""
+    assume(counts or HASHES)  # zarr 3.1 cannot write 0-d shards
+    inner = tuple(data.draw(st.integers(1, 3)) for _ in counts)
+    chunks = tuple(n * c for n, c in zip(counts, inner, strict=True))
+    shape = tuple(2 * n - data.draw(st.integers(0, n - 1)) for n in chunks)
+    codec = zarr.codecs.ShardingCodec(
+        chunk_shape=inner, codecs=[zarr.codecs.BytesCodec()], index_location=location, **order
+    )
+    stores = [zarr.storage.MemoryStore(), zarr.storage.MemoryStore()]
+    rng = np.random.default_rng(seed)
+    values = rng.integers(1, 99, shape, "i4")
+    part = data.draw(regions(shape))
+    with pytest.MonkeyPatch.context() as patch, all_by_zarr_gpu():
+        patch.setattr(host_write_blocks, "BLOCK_NBYTES", 1 << data.draw(st.integers(2, 10)))
+        for store, setting in zip(stores, (DEFAULT, OURS), strict=True):
+            with zarr.config.set(setting):
+                array = zarr.create_array(
+                    store, shape=shape, chunks=chunks, dtype="i4", serializer=codec,
+                    compressors=None, filters=None,
+                )  # fmt: skip
+            array[...] = values
+            array[part] = values[part] % 3
+    assert keys(stores[0]) == keys(stores[1])
+    for key in keys(stores[0]):
+        found, expected = (store._store_dict[key].to_bytes() for store in reversed(stores))
+        assert found == expected, key
+
+
+@pytest.mark.skipif(len(ORDERS) == 1, reason="zarr 3.4 is the first to know orders")
+def test_shards_in_shards_with_different_orders_are_left_to_zarr_python():
+    inside = zarr.codecs.ShardingCodec(
+        chunk_shape=(1, 1), codecs=[zarr.codecs.BytesCodec()], subchunk_write_order="lexicographic"
+    )
+    outside = zarr.codecs.ShardingCodec(chunk_shape=(2, 2), codecs=[inside])
+    stores = [zarr.storage.MemoryStore(), zarr.storage.MemoryStore()]
+    counted = Counted()
+    for store, setting in zip(stores, (DEFAULT, OURS), strict=True):
+        with zarr.config.set(setting):
+            array = zarr.create_array(
+                store, shape=(4, 4), chunks=(4, 4), dtype="u1", serializer=outside,
+                compressors=None, filters=None,
+            )  # fmt: skip
+        array[...] = np.arange(16).reshape(4, 4)
+    assert "different orders" in next(iter(counted.fallbacks))
+    found, expected = (store._store_dict["c/0/0"].to_bytes() for store in reversed(stores))
+    assert found == expected
+
+
 def test_a_chunk_cut_off_by_an_end_that_has_moved():
     """The pipeline is not told of a resize: what is behind the old end must survive."""
     store = zarr.storage.MemoryStore()
@@ -179,6 +244,40 @@ def test_a_chunk_cut_off_by_an_end_that_has_moved():
         array[8:] = 4
         array.resize((12,))
         assert array[8:].tolist()[:2] == default(store)[8:].tolist()[:2]
+
+
+def test_chunks_of_different_lengths():
+    """Requests at the end of the array, also one that has moved inside the last chunk."""
+    if "rectilinear_chunks" not in zarr.config.get("array"):
+        pytest.skip("needs rectilinear chunks of zarr 3.2")
+    rng = np.random.default_rng(0)
+    with zarr.config.set({"array.rectilinear_chunks": True}):
+        stores = [zarr.storage.MemoryStore(), zarr.storage.MemoryStore()]
+        for store in stores:
+            zarr.create_array(store, shape=(10, 9), chunks=[[2, 3, 5], [4, 5]], dtype="i4")
+        for shape in [(10, 9), (7, 9), (10, 9), (6, 8), (8, 9)]:
+            opened = [default(stores[0]), ours(stores[1])]
+            for array in opened:
+                array.resize(shape)
+            with all_by_zarr_gpu():
+                for where in [np.s_[:], np.s_[6:, 3:], np.s_[-1:, :], np.s_[3:, ::3], np.s_[0, -1]]:
+                    values = rng.integers(0, 9, np.empty(shape)[where].shape, "i4")
+                    for array in opened:
+                        array[where] = values
+                    assert keys(stores[0]) == keys(stores[1])
+                    for reader in (opened[1], ours(stores[0])):
+                        np.testing.assert_array_equal(reader[...], opened[0][...])
+                        np.testing.assert_array_equal(reader[where], opened[0][where])
+                        columns = [shape[1] - 1, 0]
+                        np.testing.assert_array_equal(
+                            reader.oindex[:, columns], opened[0].oindex[:, columns]
+                        )
+        counted = Counted()
+        for array in opened:
+            array.resize((14, 9))  # by a chunk that the pipeline is not told of
+            array[5:] = np.arange(81).reshape(9, 9)
+        np.testing.assert_array_equal(opened[1][...], opened[0][...])
+        assert list(counted.fallbacks) == ["chunks that have been resized"]
 
 
 # -- statuses -------------------------------------------------------------------------------------
@@ -308,6 +407,12 @@ def test_pieces_that_are_no_selection():
     rows = [item((np.array([0, 1]), full), (slice(0, 2), slice(0, 4))),
             item((np.array([0, 2]), full), (slice(0, 2), slice(4, 8)))]  # fmt: skip
     assert parsed(rows, [(0, 0), (0, 1)], shape=(2, 8)) is None
+    points = [item((np.array([0, 1]), np.array([0, 1])), np.array([0, 1])),
+              item((np.array([2]), np.array([3])), np.array([2]))]  # fmt: skip
+    [found] = parsed(points, [(0, 0), (0, 1)], shape=(3,)).axes
+    assert found.index.tolist() == [[0, 1, 2], [0, 1, 7]]
+    twice = item(points[1][2], np.array([1]))
+    assert parsed([points[0], twice], [(0, 0), (0, 1)], shape=(3,)) is None
 
 
 def test_stores_without_locks_and_read_only_ones(tmp_path):

@@ -19,7 +19,7 @@ from tests.device.emulated import DeviceArray
 from tests.interop.plugin import Counted, all_by_zarr_gpu, ours, plugin
 from tests.interop.zarr_arguments import zarr
 from zarr_gpu.device import detect
-from zarr_gpu.errors import UnsupportedError
+from zarr_gpu.errors import StoreError, UnsupportedError
 
 pytestmark = [pytest.mark.peer, pytest.mark.filterwarnings("ignore")]
 
@@ -172,6 +172,44 @@ def test_errors_of_a_store_reach_the_user():
     array = zarr.create_array(store, shape=(4,), chunks=(2,), dtype="u1")
     with pytest.raises(ConnectionResetError, match="the network is down"):
         ours(array.store)[...]
+
+
+class Noted(zarr.storage.MemoryStore):
+    """Remembers what was asked for."""
+
+    asked: list[tuple[str, str]]
+
+    async def get(self, key, *arguments, **options):
+        self.asked.append(("get", key))
+        return await super().get(key, *arguments, **options)
+
+    async def getsize(self, key):
+        self.asked.append(("getsize", key))
+        return await super().getsize(key)
+
+
+@pytest.mark.parametrize("location", ["start", "end"])
+def test_an_inner_chunk_costs_two_requests(location):
+    """One for the index, without asking for the shard's size before."""
+    store = Noted()
+    store.asked = []
+    shards = {"shape": (16, 20), "index_location": location}
+    zarr.create_array(store, shape=SHAPE, chunks=(8, 10), dtype="f4", shards=shards)[...] = VALUES
+    array = ours(store)
+    store.asked = []
+    np.testing.assert_array_equal(array[9:15, 11:13], VALUES[9:15, 11:13])
+    assert store.asked == [("get", "c/0/0")] * 2
+
+
+def test_a_shard_that_is_too_short_is_an_error():
+    store = Noted()
+    store.asked = []
+    shards = {"shape": (16, 20), "index_location": "start"}
+    zarr.create_array(store, shape=SHAPE, chunks=(8, 10), dtype="f4", shards=shards)[...] = VALUES
+    key, buffers = "c/0/0", zarr.core.buffer.cpu.Buffer
+    store._store_dict[key] = buffers.from_bytes(store._store_dict[key].to_bytes()[:-10])
+    with pytest.raises(StoreError, match=r"c/0/0: asked for \d+ bytes at \d+, got \d+ bytes"):
+        ours(store)[...]
 
 
 # -- tools ----------------------------------------------------------------------------------------

@@ -41,8 +41,6 @@ MODULES = (
 EXPECTED = {
     "test_sharding_partial_shard_read__index_chunk_slice_fails": "replaces a method of "
     "zarr-python's sharding codec, which has no part in it",
-    "test_encoded_subchunk_write_order[morton]": "inner chunks are stored in C order, which "
-    "readers do not see; orders that are asked for are left to zarr-python",
     "TestZipStore::test_api_integration": "wants NotImplementedError for a chunk of fill values "
     "in a store that cannot delete, where ours stores it",
 }

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -27,6 +28,8 @@ from zarr_gpu.metadata.named import parse_named
 from zarr_gpu.metadata.problems import Problems
 
 MISSING = np.uint64(2**64 - 1)
+Order: TypeAlias = Literal["lexicographic", "colexicographic", "morton"]
+"""How inner chunks follow each other in a shard; readers need not know."""
 Index: TypeAlias = UInt64
 """Shape (inner chunks, 2): offset and nbytes; both ``MISSING`` where nothing is stored."""
 
@@ -208,14 +211,22 @@ class ShardLayout:
             blobs[slot] = memoryview(data)[start : start + n]
         return blobs
 
-    def pack(self, blobs: Sequence[Bytes | None]) -> Bytes:
-        """A shard of encoded inner chunks in C order; None is a missing one."""
-        return b"".join(self.parts(blobs))
+    def pack(self, blobs: Sequence[Bytes | None], order: Order = "lexicographic") -> Bytes:
+        """A shard of encoded inner chunks, given in C order; None is a missing one.
 
-    def parts(self, blobs: Sequence[Bytes | None]) -> list[Bytes]:
+        In the shard they follow each other in ``order``.
+        """
+        return b"".join(self.parts(blobs, order))
+
+    def parts(self, blobs: Sequence[Bytes | None], order: Order) -> list[Bytes]:
         """What follows each other in such a shard."""
-        slots = [slot for slot, blob in enumerate(blobs) if blob is not None]
-        parts = [blob for blob in blobs if blob is not None]
+        slots = []
+        parts = []
+        for slot in slots_in(order, self.per_shard):
+            blob = blobs[slot]
+            if blob is not None:
+                slots.append(slot)
+                parts.append(blob)
         index = self.empty_index()
         sizes = np.array([len(part) for part in parts], np.int64)
         place_parts(index, slots, sizes, self.body_offset)
@@ -238,6 +249,60 @@ class ShardLayout:
     @staticmethod
     def _error(message: str, expected: str, found: str) -> CodecError:
         return CodecError(message, codec="sharding_indexed", expected=expected, found=found)
+
+
+def rises(order: Order, per_shard: Shape) -> bool:
+    """True where inner chunks follow each other in C order."""
+    return order == "lexicographic" or sum(n > 1 for n in per_shard) < 2
+
+
+def slots_in(order: Order, per_shard: Shape) -> Sequence[int]:
+    """Numbers (C order) of all inner chunks as they follow each other."""
+    return range(math.prod(per_shard)) if rises(order, per_shard) else _permuted(order, per_shard)
+
+
+def places_in(order: Order, per_shard: Shape) -> Int64:
+    """The other way round: the place of each inner chunk."""
+    return np.argsort(slots_in(order, per_shard))
+
+
+def sides_in(order: Order, per_shard: Shape, most: int) -> Shape:
+    """Shape of boxes of at most ``most`` inner chunks without others between these.
+
+    For orders other than C order.
+    """
+    sides = [1] * len(per_shard)
+    if order == "morton":
+        for _, dim in _turns(per_shard):
+            if 2 * math.prod(sides) > most:
+                break
+            sides[dim] *= 2
+        return tuple(sides)
+    for dim, n in enumerate(per_shard):
+        sides[dim] = max(1, min(n, most // math.prod(sides)))
+    return tuple(sides)
+
+
+@lru_cache(maxsize=16)
+def _permuted(order: Order, per_shard: Shape) -> list[int]:
+    if order == "colexicographic":
+        numbers = np.arange(math.prod(per_shard)).reshape(per_shard).T.reshape(-1)
+        return [int(number) for number in numbers]
+    coords = np.indices(per_shard).reshape(len(per_shard), -1)
+    code = np.zeros(coords.shape[1], np.int64)
+    for place, (bit, dim) in enumerate(_turns(per_shard)):
+        code |= (coords[dim] >> bit & 1) << place
+    return [int(number) for number in np.argsort(code)]
+
+
+def _turns(per_shard: Shape) -> list[tuple[int, int]]:
+    """Which bit of which coordinate is each bit of a place on the Z-order curve, lowest first.
+
+    The compressed Morton code of Neuroglancer's precomputed volumes, as zarr-python uses it: the
+    axes take turns, the first one first, and none has more bits than it needs.
+    """
+    bits = [(n - 1).bit_length() for n in per_shard]
+    return [(bit, d) for bit in range(max(bits, default=0)) for d, n in enumerate(bits) if bit < n]
 
 
 def place_parts(index: Index, slots: Sequence[int] | Int64, sizes: Int64, offset: int) -> int:

@@ -329,7 +329,8 @@ class DeviceWrite:
                 parts: list[Bytes | None] = [None] * layout.count
                 for m in members[i].tolist():
                     parts[int(slots[rows[m]])] = blobs[m]
-                data = None if all(part is None for part in parts) else layout.pack(parts)
+                order = job.settings.subchunk_write_order
+                data = None if all(p is None for p in parts) else layout.pack(parts, order)
             else:
                 data = blobs[int(members[i][0])]
             done: list[tuple[str, Bytes]] = []

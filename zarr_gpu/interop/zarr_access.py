@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from zarr_gpu import indexing, info
 from zarr_gpu._types import Shape
 from zarr_gpu.backend import Backend, get_backend, on_device
+from zarr_gpu.codecs.sharding import Order
 from zarr_gpu.config import ArrayConfig
 from zarr_gpu.errors import MetadataError, MissingDependencyError, UnsupportedError, ZarrGpuError
 from zarr_gpu.interop import zarr_batch, zarr_stores
@@ -70,8 +70,7 @@ def access_to(metadata: Any, store: Any) -> Access | str:
         return f"elements are {theirs} for zarr-python and {layout.dtype} here"
     if not layout.understood:
         return "a codec is unknown"
-    orders: set[Any] = {getattr(c, "subchunk_write_order", None) for c in _codecs(metadata)}
-    return Access(ours, store, orders & {"colexicographic", "unordered"})
+    return Access(ours, store, _orders(metadata))
 
 
 def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -103,6 +102,19 @@ def _codecs(metadata: Any) -> Iterator[Any]:
             waiting += getattr(codec, name, ())
 
 
+def _orders(metadata: Any) -> list[Any]:
+    """How inner chunks are to follow each other; different ones only where shards are nested."""
+    found: list[Any] = [
+        getattr(c, "subchunk_write_order", "morton") for c in _codecs(metadata) if _shards(c)
+    ]
+    named = {"lexicographic" if order == "unordered" else order for order in found}
+    return sorted(named) or ["lexicographic"]
+
+
+def _shards(codec: Any) -> bool:
+    return hasattr(codec, "index_codecs")
+
+
 def _parsed(metadata: Any) -> ArrayMetadata:
     """Our metadata, without attributes; an undefined fill value is the default, as there."""
     name = "zarr.json" if metadata.zarr_format == 3 else ".zarray"
@@ -121,7 +133,7 @@ def _parsed(metadata: Any) -> ArrayMetadata:
 class Access:
     """One array; may be shared by threads."""
 
-    def __init__(self, metadata: ArrayMetadata, store: Any, orders: AbstractSet[str]) -> None:
+    def __init__(self, metadata: ArrayMetadata, store: Any, orders: Sequence[Order]) -> None:
         self.metadata = metadata
         self.theirs = store
         self._orders = orders
@@ -193,8 +205,8 @@ class Access:
             return array
         if self.theirs.read_only:
             return "the store is read-only"
-        if self._orders:
-            return f"inner chunks in the order {min(self._orders)!r}"
+        if len(self._orders) > 1:
+            return f"shards in shards with different orders: {self._orders}"
         shape = _shape_of(batch) if array.shape == () else array.shape
         if shape is None:
             return "pieces that do not make up a selection"
@@ -225,7 +237,7 @@ class Access:
         theirs = batch[0][1].config
         known = self._known
         if known is None or known[0] is not theirs:
-            known = self._known = theirs, _settings(theirs)
+            known = self._known = theirs, _settings(theirs, self._orders[0])
         return known[1]
 
     def _request(self, batch: Batch, shape: Shape, drop: Coords, *, writes: bool) -> _Request | str:
@@ -242,20 +254,17 @@ class Access:
             return "keys that are not those of the array's chunks"
         prefix, coords = named
         layout = self._layout_for(prefix, self.metadata.shape)
-        if self._chunks is None and not self._fits(batch, coords, layout, writes=writes):
+        if self._chunks is None and not _fit(batch, coords, layout):
             return "chunks that have been resized"
+        if self._chunks is not None and batch[0][1].shape != self._chunks:
+            return "chunks of another shape"
         selection = zarr_batch.selection_of(batch, coords, layout.object_axes, shape, drop)
         if selection is None:
             return "pieces that do not make up a selection"
-        if self._chunks is not None:
-            if batch[0][1].shape != self._chunks:
-                return "chunks of another shape"
-            known = self.metadata.shape
-            grid = zarr_batch.grid_shape(
-                batch, coords, selection, known, self._chunks, writes=writes
-            )
-            if grid != known:
-                layout = self._layout_for(prefix, grid)
+        known, axes = self.metadata.shape, layout.object_axes
+        grid = zarr_batch.grid_shape(batch, coords, selection, known, axes, writes=writes)
+        if grid != known:
+            layout = self._layout_for(prefix, grid)
         return _Request(layout, make_plan(selection, layout.leaf_axes), keys)
 
     def _named(self, keys: list[str]) -> tuple[str, list[Coords]] | None:
@@ -273,24 +282,6 @@ class Access:
                 return None
             found.append(at)
         return prefix, found
-
-    def _fits(
-        self, batch: Batch, coords: list[Coords], layout: ArrayLayout, *, writes: bool
-    ) -> bool:
-        """True where the chunks are those that the metadata lists.
-
-        Only whether the array ends inside a chunk cannot be seen: such chunks are not written.
-        """
-        axes = layout.object_axes
-        for item, at in zip(batch, coords, strict=True):
-            if any(i >= axis.count for axis, i in zip(axes, at, strict=True)):
-                return False
-            if item[1].shape != layout.object_shape(at):
-                return False
-            last = any(i == axis.count - 1 for axis, i in zip(axes, at, strict=True))
-            if writes and last and not item[4]:
-                return False
-        return True
 
     def _layout_for(self, prefix: str, shape: Shape) -> ArrayLayout:
         """The last one is kept: the path is always the same, the shape nearly always."""
@@ -310,6 +301,17 @@ class Access:
         gpu = _gpu_buffers()
         backend = get_backend("cuda" if gpu else "cpu")
         return info.explain(layout, plan, store, "as zarr-python's buffers", backend)
+
+
+def _fit(batch: Batch, coords: list[Coords], layout: ArrayLayout) -> bool:
+    """True where the chunks are those that the metadata lists."""
+    axes = layout.object_axes
+    for item, at in zip(batch, coords, strict=True):
+        if any(i >= axis.count for axis, i in zip(axes, at, strict=True)):
+            return False
+        if item[1].shape != layout.object_shape(at):
+            return False
+    return True
 
 
 def _gpu_buffers() -> bool:
@@ -344,7 +346,7 @@ def _wait(array: Any) -> None:
         array.device.synchronize()
 
 
-def _settings(theirs: Any) -> ArrayConfig:
+def _settings(theirs: Any, order: Order) -> ArrayConfig:
     """Those of an array of zarr-python; a missing chunk is an error there, not here."""
     default = ArrayConfig()
     gap, most = default.sharding_coalesce_max_gap_bytes, default.sharding_coalesce_max_bytes
@@ -353,6 +355,7 @@ def _settings(theirs: Any) -> ArrayConfig:
         write_empty_chunks=theirs.write_empty_chunks,
         sharding_coalesce_max_gap_bytes=getattr(theirs, "sharding_coalesce_max_gap_bytes", gap),
         sharding_coalesce_max_bytes=getattr(theirs, "sharding_coalesce_max_bytes", most),
+        subchunk_write_order=order,
     )
 
 

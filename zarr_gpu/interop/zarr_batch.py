@@ -318,7 +318,7 @@ def grid_shape(
     coords: Sequence[Coords],
     selection: Selection,
     known: Shape,
-    chunks: Shape,
+    axes: tuple[Axis, ...],
     *,
     writes: bool,
 ) -> Shape:
@@ -339,11 +339,11 @@ def grid_shape(
             if end < known[dim]:
                 continue
             shape[dim] = end
-            if writes and end % chunks[dim]:
-                last = (end - 1) // chunks[dim]
+            if writes and end:
+                last = max(at[dim] for at in coords)
                 told = any(
                     item[4] for item, at in zip(batch, coords, strict=True) if at[dim] == last
                 )
                 if not told:
-                    shape[dim] = (last + 1) * chunks[dim]
+                    shape[dim] = _start(axes[dim], last + 1)
     return tuple(shape)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from zarr_gpu.errors import StoreKeyError
 
-_DOCUMENTS = frozenset({"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"})
+DOCUMENTS = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
+"""Names of metadata documents, v3 and v2."""
 
 
 def check_node_path(path: str, *, strict: bool = False) -> str:
@@ -26,7 +27,7 @@ def check_node_path(path: str, *, strict: bool = False) -> str:
             raise StoreKeyError(f"illegal node path {path!r}: {name!r} has a backslash or NUL")
         if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
             raise StoreKeyError(f"illegal node path {path!r}: not encodable in UTF-8")
-        if strict and (name.startswith("__") or name in _DOCUMENTS):
+        if strict and (name.startswith("__") or name in DOCUMENTS):
             raise StoreKeyError(f"illegal node path {path!r}: the name {name!r} is reserved")
     return "/".join(names)
 

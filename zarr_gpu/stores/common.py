@@ -14,9 +14,6 @@ from contextlib import contextmanager
 from zarr_gpu.errors import StoreError
 from zarr_gpu.stores.base import Store, check_key
 
-DOCUMENTS = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
-"""Names of metadata objects in both formats."""
-
 
 class SameBytes(Store):
     """A store that is equal to every store of its class with the same ``identity``."""

@@ -29,8 +29,9 @@ from typing import Any
 from zarr_gpu._types import Bytes
 from zarr_gpu.config import config
 from zarr_gpu.errors import StoreError, StoreKeyError
+from zarr_gpu.metadata.paths import DOCUMENTS
 from zarr_gpu.stores.base import ByteRange, Located, Reader, check_key, check_limit
-from zarr_gpu.stores.common import DOCUMENTS, SameBytes, as_store_errors, check_prefix, failed
+from zarr_gpu.stores.common import SameBytes, as_store_errors, check_prefix, failed
 from zarr_gpu.stores.directories import Directories
 from zarr_gpu.stores.files import TRIES, FileReader, is_file, read_exactly
 from zarr_gpu.stores.filling import ABSENT, BY_PATH, fill_files, open_folder
@@ -404,7 +405,7 @@ class LocalStore(SameBytes):
         self.check_writable()
         directory, name = lock_place(key)
         directory = self._prefix_path(directory)
-        # zarr-python warns of files that it does not know in the directories of groups.
+        # zarr-python warns of files it does not know in directories of groups; arrays' stay.
         lock = file_lock(f"{directory}/{LOCK_FILE}", name, tidy=name in DOCUMENTS)
         with as_store_errors(f"cannot lock {key!r} of {self!r}"):
             for attempt in range(TRIES):

@@ -26,9 +26,10 @@ import numpy as np
 from zarr_gpu._types import Bytes, Int64
 from zarr_gpu.errors import ReadOnlyError, StoreError, UnsupportedError
 from zarr_gpu.metadata.keys import ChunkKeyEncoding
+from zarr_gpu.metadata.paths import DOCUMENTS
 from zarr_gpu.metadata.safetensors import TYPES
 from zarr_gpu.stores.base import ByteRange, Located, Reader, Store, check_limit
-from zarr_gpu.stores.common import DOCUMENTS, SameBytes, check_prefix
+from zarr_gpu.stores.common import SameBytes, check_prefix
 from zarr_gpu.stores.tensor_files import Part, Tensor, TensorFiles, open_tensor_files
 
 CHUNK_NBYTES = 16 << 20

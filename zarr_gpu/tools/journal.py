@@ -20,7 +20,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from zarr_gpu.errors import ContainsNodeError, StoreError, UnfinishedError
-from zarr_gpu.nodes import DOCUMENTS, StorePath, join, read_node
+from zarr_gpu.metadata.paths import DOCUMENTS
+from zarr_gpu.nodes import StorePath, join, read_node
 from zarr_gpu.stores.base import Store
 
 DIRECTORY = "zarr-gpu-unfinished"

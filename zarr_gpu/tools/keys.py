@@ -14,7 +14,8 @@ from zarr_gpu.array import Array
 from zarr_gpu.config import config
 from zarr_gpu.errors import StoreError, UnsupportedError
 from zarr_gpu.metadata.array import ArrayMetadata
-from zarr_gpu.nodes import DOCUMENTS, join
+from zarr_gpu.metadata.paths import DOCUMENTS
+from zarr_gpu.nodes import join
 from zarr_gpu.stores.base import Store
 from zarr_gpu.tools.formats import array_v3
 from zarr_gpu.tools.journal import DIRECTORY, Journal

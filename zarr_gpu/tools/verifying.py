@@ -39,8 +39,8 @@ from zarr_gpu.layout import ArrayLayout
 from zarr_gpu.metadata.array import ArrayMetadata
 from zarr_gpu.metadata.grids import Axis
 from zarr_gpu.metadata.group import GroupMetadata
-from zarr_gpu.metadata.paths import is_node_name
-from zarr_gpu.nodes import DOCUMENTS, StorePath, child_names, join, read_child, read_node
+from zarr_gpu.metadata.paths import DOCUMENTS, is_node_name
+from zarr_gpu.nodes import StorePath, child_names, join, read_child, read_node
 from zarr_gpu.places import find_place
 from zarr_gpu.stores.local import LocalStore
 from zarr_gpu.stores.publishing import LOCK_FILE, OURS
