@@ -81,7 +81,7 @@ def unsigned(tensor: Any) -> Any:
 
 def _plain(tensor: Any) -> None:
     torch: Any = sys.modules["torch"]
-    if tensor.layout is not torch.strided or tensor.is_quantized:
+    if tensor.is_nested or tensor.layout is not torch.strided or tensor.is_quantized:
         raise TypeError(f"a tensor of layout {tensor.layout} has no elements in a row")
     if hasattr(tensor, "full_tensor"):
         raise TypeError("a distributed tensor has no memory of its own; take its to_local()")
@@ -181,8 +181,17 @@ def box_shape(box: Iterable[slice]) -> Shape:
 
 
 def assemble(
-    jax: Any, shape: Shape, sharding: Any, placed: list[tuple[Any, int]], parts: list[Any]
+    jax: Any,
+    shape: Shape,
+    sharding: Any,
+    placed: list[tuple[Any, int]],
+    parts: list[Any],
+    dtype: Any,
 ) -> Any:
-    """One JAX array of what :func:`distinct_boxes` asked for."""
+    """One JAX array of what :func:`distinct_boxes` asked for.
+
+    A process without any of its devices takes part, too, and has to be told the type.
+    """
     arrays = [jax.device_put(parts[number], device) for device, number in placed]
-    return jax.make_array_from_single_device_arrays(tuple(shape), sharding, arrays)
+    more = {} if arrays else {"dtype": dtype}  # an argument that older versions do not have
+    return jax.make_array_from_single_device_arrays(tuple(shape), sharding, arrays, **more)
