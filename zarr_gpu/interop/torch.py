@@ -71,7 +71,7 @@ def read(array: Array, selection: Any = ..., *, out: Any = None, device: Any = N
     if out is not None and device is not None:
         raise ValueError("out has a device of its own; give either out or device")
     if out is not None or device is not None:
-        array = array.to(_name(out.device if device is None else device))
+        array = array.to(_name(getattr(out, "device", "cpu") if device is None else device))
     where = get_backend(array.device, array.dtype).name
     with _stream(where):
         if out is not None:
@@ -175,13 +175,17 @@ def _refuse_worker(device: Any) -> None:
         )
 
 
+def _distributed() -> bool:
+    return bool(torch.distributed.is_available() and torch.distributed.is_initialized())
+
+
 def _rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
     """Those of ``torch.distributed``, where it is initialised, unless they are given."""
     if (rank is None) != (world_size is None):
         raise ValueError("give both rank and world_size, or neither")
     if rank is not None and world_size is not None:
         return rank, world_size
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if _distributed():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
 
@@ -302,6 +306,7 @@ class ZarrIterableDataset(torch.utils.data.IterableDataset):  # type: ignore[mis
         pin_memory: bool = False,
     ) -> None:
         self.device = _device(device)
+        self._ranked = rank is not None or _distributed()
         rank, world_size = _rank(rank, world_size)
         self.batches = Batches(
             arrays, batch_size=batch_size, axis=axis, window=window, stride=stride, select=select,
@@ -315,44 +320,73 @@ class ZarrIterableDataset(torch.utils.data.IterableDataset):  # type: ignore[mis
             warnings.warn("pin_memory does nothing where there is no card", stacklevel=2)
             pin_memory = False
         self.pin_memory = pin_memory
-        # Persistent workers have copies of the dataset; all of them see this number.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._at: tuple[int, int] = (0, 0)
+        # Persistent workers have copies of the dataset; all of them see these numbers: the epoch,
+        # and whether workers have begun one.
+        self._shared = torch.zeros(2, dtype=torch.int64).share_memory_()
+        self._at = [0, 0]
         self._resume: tuple[int, int] | None = None
+        self._loaded_in = _share()
 
     @property
     def epoch(self) -> int:
         """The one that the next iteration visits."""
-        return int(self._epoch)
+        return int(self._shared[0])
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next iteration; before each epoch, and on all ranks."""
-        self._epoch.fill_(epoch)
+        self._check_ranks()
+        self._shared[0] = epoch
         if self._resume is not None and self._resume[0] != epoch:
             self._resume = None
 
     def __len__(self) -> int:
         """Batches, or samples without ``batch_size``, that this rank visits in an epoch."""
+        self._check_ranks()
         return len(self.batches)
+
+    def _check_ranks(self) -> None:
+        """Every rank would visit all samples, unnoticed."""
+        if not self._ranked and _distributed() and torch.distributed.get_world_size() > 1:
+            raise RuntimeError(
+                "torch.distributed was initialised after this dataset was made, which does not "
+                "know its rank: make it afterwards, or give rank and world_size"
+            )
 
     def __iter__(self) -> Iterator[Any]:
         _refuse_worker(self.device)
+        self._check_ranks()
         info = _in_worker()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        if self._resume is not None and self._loaded_in != _share():
+            raise ValueError(
+                "the state was loaded into the dataset of another process than the one that "
+                "iterates, a worker of a DataLoader: use num_workers=0, or torchdata's "
+                "StatefulDataLoader, which keeps the state of each worker"
+            )
         epoch, done = self._resume or (self.epoch, 0)
-        self._resume, self._at = None, (epoch, done)
+        self._shared[1] = info is not None
+        self._resume, at = None, [epoch, done]
+        self._at = at
         if self.device is None:
             memory: Any = _TorchMemory(pin=self.pin_memory)
         else:
             memory = _CudaMemory(self.device)
 
         def passed(n: int) -> None:
-            self._at = (epoch, self._at[1] + n)
+            at[1] += n
 
         return self.batches.iterate(epoch, worker, workers, skip=done, memory=memory, passed=passed)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position of the iteration that began last, in this process; plain numbers."""
+        """The position of the iteration that began last, in this process; plain numbers.
+
+        Raises RuntimeError where workers of a DataLoader iterate: each has a position of its own.
+        """
+        if self._resume is None and self._shared[1] and _in_worker() is None:
+            raise RuntimeError(
+                "workers of a DataLoader visit the samples and know how far they are: ask "
+                "torchdata's StatefulDataLoader for the state, or use num_workers=0"
+            )
         epoch, done = self._resume or self._at
         return {"epoch": epoch, "done": done, **self.batches.fingerprint(), **_share()}
 
@@ -364,4 +398,5 @@ class ZarrIterableDataset(torch.utils.data.IterableDataset):  # type: ignore[mis
         """
         self.batches.check(state, **_share())
         self._resume = int(state["epoch"]), int(state["done"])
-        self._epoch.fill_(self._resume[0])
+        self._loaded_in = _share()
+        self._shared[0] = self._resume[0]
