@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -128,6 +129,24 @@ def test_chunks_are_read_ahead_while_the_caller_works(arrays, monkeypatch):
     assert not read.acquire(timeout=0.2)  # memory is full
     next(running)  # the first group is used up
     assert read.acquire(timeout=60)
+
+
+def test_all_memory_together_is_bounded(tmp_path):
+    """Buffers, the stored bytes of what is read, and batches; chunks here do not compress."""
+    data = np.random.default_rng(0).integers(0, 256, (2048, 64, 64), dtype="u1")
+    array = zarr_gpu.create_array(tmp_path / "x", data=data, chunks=(16, 64, 64), device="cpu")
+    memory = 3 << 20
+    batches = Batches(array, batch_size=16, shuffle=True, memory=memory)
+    assert batches.buffers * batches.sampling.group * 16 * 64 * 64 <= memory
+    next(iter(batches))
+    tracemalloc.start()
+    try:
+        n = sum(len(batch) for batch in batches)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert n == len(data)
+    assert peak < 2 * memory + (1 << 20) < data.nbytes
 
 
 def test_the_order_of_small_samples_takes_memory_too():

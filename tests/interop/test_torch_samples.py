@@ -82,8 +82,14 @@ def test_a_batch_is_fetched_by_one_plan_for_each_array(arrays, monkeypatch):
         zarr_gpu.Array, "get_orthogonal_selection",
         lambda self, *args, **kw: calls.append(self.name) or original(self, *args, **kw),
     )  # fmt: skip
-    ZarrDataset(arrays).__getitems__(list(range(0, N, 7)))
-    assert calls == ["/x", "/y"]
+    dataset = ZarrDataset(arrays)
+    for start in (0, 3):
+        wanted = list(range(start, N, 7))
+        found = dataset.__getitems__(wanted)
+        assert [sample["y"].item() for sample in found] == wanted
+    assert calls == ["/x", "/y", "/x"]  # labels are kept
+    windows = ZarrDataset(arrays, window=3, stride=2).__getitems__([5, 240])
+    assert [sample["y"].tolist() for sample in windows] == [[10, 11, 12], [480, 481, 482]]
 
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
@@ -209,6 +215,47 @@ def test_transform_gets_what_is_handed_out(arrays):
     one = ZarrIterableDataset(arrays, transform=lambda s: int(s["y"]))
     assert list(one) == list(range(N))
     assert ZarrDataset(arrays, transform=lambda s: int(s["y"])).__getitems__([4, 2]) == [4, 2]
+
+
+def test_tensors_are_on_the_host_whatever_the_default_device_is(arrays):
+    torch.set_default_device("meta")
+    try:
+        batch = next(iter(ZarrIterableDataset(arrays, batch_size=4)))
+        sample = ZarrDataset(arrays)[3]
+    finally:
+        torch.set_default_device(None)
+    assert batch["x"].device.type == sample["x"].device.type == "cpu"
+    assert torch.equal(batch["x"], torch.from_numpy(X[:4]))
+    assert torch.equal(sample["x"], torch.from_numpy(X[3]))
+
+
+def test_samples_of_nothing_and_of_odd_kinds():
+    nothing = zarr_gpu.create_array({}, data=np.zeros((5, 0, 2)), device="cpu")
+    shapes = [b.shape for b in ZarrIterableDataset(nothing, batch_size=2, shuffle=True)]
+    assert shapes == [(2, 0, 2), (2, 0, 2), (1, 0, 2)]
+    long = zarr_gpu.create_array({}, data=X.reshape(50, -1), chunks=(1, 100), device="cpu")
+    one = next(iter(ZarrIterableDataset(long, batch_size=2)))  # samples of many chunks
+    assert torch.equal(one, torch.from_numpy(X.reshape(50, -1)[:2]))
+    missing = zarr_gpu.create_array({}, shape=(6, 2), dtype=">i4", fill_value=7, device="cpu")
+    missing[4] = 1
+    assert (
+        torch.cat(list(ZarrIterableDataset(missing, batch_size=4))).T.tolist()
+        == [[7, 7, 7, 7, 1, 7]] * 2
+    )
+    mask = np.array([True, False] * 8)
+    part = ZarrDataset(zarr_gpu.create_array({}, data=X, device="cpu"), select=(-1, mask))
+    assert torch.equal(part[4], torch.from_numpy(X[4, -1, mask]))
+    turned = ZarrIterableDataset(
+        zarr_gpu.create_array({}, data=X, device="cpu"), select=(slice(None, None, -2),)
+    )
+    assert torch.equal(next(iter(turned)), torch.from_numpy(X[0, ::-2].copy()))
+    for dtype in ("U3", "S2", "M8[s]", [("a", "i4")], str):
+        other = zarr_gpu.create_array({}, shape=3, dtype=dtype, device="cpu")
+        for kind in (ZarrDataset, ZarrIterableDataset):
+            with pytest.raises(UnsupportedError, match="type"):
+                kind(other)
+    with pytest.raises(ValueError, match=r"shape \(\) has no axis"):
+        ZarrDataset(zarr_gpu.create_array({}, data=np.float32(3), device="cpu"))
 
 
 def test_empty_arrays_and_too_few_samples():

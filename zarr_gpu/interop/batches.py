@@ -16,7 +16,7 @@ kept. Knows no framework: a :class:`Memory` makes batches out of buffers.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -249,9 +249,9 @@ class Batches:
                 if filled == len(batch):
                     filled, left = 0, left - len(batch)
                     if self.sampling.batch_size is None:
-                        for i in range(len(batch)):
+                        for values in zip(*batch.values, strict=True):
                             passed(1)
-                            yield self._handed_out([value[i] for value in batch.values])
+                            yield self._handed_out(values)
                     else:
                         passed(len(batch))
                         yield self._handed_out(batch.values)
@@ -309,7 +309,7 @@ class Batches:
         ]
         return _Batch(n, views, [value for _, value in pairs])
 
-    def _handed_out(self, values: list[Any]) -> Any:
+    def _handed_out(self, values: Sequence[Any]) -> Any:
         value = self.samples.pack(values)
         return value if self.transform is None else self.transform(value)
 

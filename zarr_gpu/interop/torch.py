@@ -110,8 +110,9 @@ class _TorchMemory(HostMemory):
 
     def batch(self, shape: Shape, dtype: np.dtype[Any]) -> tuple[Any, Any]:
         kind = tensors.torch_dtype(torch, dtype)
-        tensor = torch.empty(shape, dtype=kind, pin_memory=self.pin)
-        return tensors.output_of(tensor), tensor
+        # PyTorch's default device may be another one.
+        tensor = torch.empty(shape, dtype=kind, device="cpu", pin_memory=self.pin)
+        return tensors.shared(tensor, dtype), tensor
 
 
 class _CudaMemory:
@@ -194,9 +195,9 @@ class ZarrDataset(torch.utils.data.Dataset):  # type: ignore[misc]  # a class wi
     """Samples of arrays by number; a batch of them is fetched by one plan.
 
     ``arrays``, ``axis``, ``window``, ``stride`` and ``select`` are those of
-    :class:`~zarr_gpu.interop.samples.Samples`; ``transform`` is applied to every sample. With
-    ``device="cuda"`` samples are decoded there. Works in workers of a DataLoader, forked or
-    spawned.
+    :class:`~zarr_gpu.interop.samples.Samples`; ``transform`` is applied to every sample. Of
+    several arrays small ones (labels) are read once and kept. With ``device="cuda"`` samples are
+    decoded there. Works in workers of a DataLoader, forked or spawned.
     """
 
     def __init__(
@@ -238,7 +239,7 @@ class ZarrDataset(torch.utils.data.Dataset):  # type: ignore[misc]  # a class wi
             return []
         batches = self._fetch(wanted % n)
         pack, transform = self.samples.pack, self.transform
-        found = [pack([batch[i] for batch in batches]) for i in range(len(wanted))]
+        found = [pack(values) for values in zip(*batches, strict=True)]
         return found if transform is None else [transform(sample) for sample in found]
 
     def _fetch(self, wanted: Int64) -> list[Any]:
@@ -250,9 +251,15 @@ class ZarrDataset(torch.utils.data.Dataset):  # type: ignore[misc]  # a class wi
             one = merged(one)
         spans = samples.elements(one)
         found = []
-        for member in samples.members:
+        for number, member in enumerate(samples.members):
             target, batch = memory.batch(samples.batch_shape(member, len(wanted)), member.dtype)
-            buffer = batch
+            found.append(batch)
+            kept = samples.kept(number) if self.device is None else None
+            if kept is not None:
+                at = samples.index(samples.everything, wanted)
+                memory.gather(kept, at, samples.place(member, target))
+                continue
+            buffer = target
             if samples.window is not None:
                 n = int((spans[:, 1] - spans[:, 0]).sum())
                 buffer = memory.buffer((n, *member.rest), member.dtype)
@@ -260,7 +267,6 @@ class ZarrDataset(torch.utils.data.Dataset):  # type: ignore[misc]  # a class wi
                 member.read(spans, buffer)
             if samples.window is not None:
                 memory.gather(buffer, samples.index(spans, wanted), samples.place(member, target))
-            found.append(batch)
         return found
 
 
@@ -322,7 +328,7 @@ class ZarrIterableDataset(torch.utils.data.IterableDataset):  # type: ignore[mis
         self.pin_memory = pin_memory
         # Persistent workers have copies of the dataset; all of them see these numbers: the epoch,
         # and whether workers have begun one.
-        self._shared = torch.zeros(2, dtype=torch.int64).share_memory_()
+        self._shared = torch.zeros(2, dtype=torch.int64, device="cpu").share_memory_()
         self._at = [0, 0]
         self._resume: tuple[int, int] | None = None
         self._loaded_in = _share()
