@@ -205,12 +205,16 @@ def test_an_interrupted_wait_leaves_the_dataset_usable(arrays, monkeypatch):
 
     dataset = ZarrIterableDataset(arrays, batch_size=7, shuffle=True)
     monkeypatch.setattr(Samples, "load", load)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it with &
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        next(iter(dataset))
-    thread.join()
-    go_on.set()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            next(iter(dataset))
+    finally:
+        thread.join()
+        go_on.set()
+        signal.signal(signal.SIGINT, before)
     assert sorted(numbers(dataset)) == list(range(N))
 
 

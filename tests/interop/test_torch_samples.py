@@ -448,6 +448,7 @@ def test_a_state_of_another_order_is_refused(arrays):
         {"batch_size": 9},
         {"rank": 0, "world_size": 2},
         {"shuffle": False},
+        {"shuffle_chunks": 3},
     ):
         other = ZarrIterableDataset(
             arrays, **{"batch_size": 8, "shuffle": True, "seed": 1, **options}
