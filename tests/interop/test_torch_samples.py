@@ -406,6 +406,23 @@ def test_page_locked_memory_needs_a_card(arrays):
     assert len(visited(dataset)) == N
 
 
+def test_page_locked_memory_is_made_by_this_process_only(arrays, monkeypatch):
+    asked = []
+
+    class Memory(interop._TorchMemory):
+        def __init__(self, *, pin=False):
+            asked.append(pin)
+            super().__init__()
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(interop, "_TorchMemory", Memory)
+    dataset = ZarrIterableDataset(arrays, batch_size=10, pin_memory=True)
+    next(iter(dataset))
+    monkeypatch.setattr(interop, "_in_worker", lambda: SimpleNamespace(id=0, num_workers=2))
+    next(iter(dataset))
+    assert asked == [True, False]
+
+
 def test_decoding_on_a_card_is_refused_in_workers(arrays, monkeypatch):
     dataset = ZarrIterableDataset(arrays, batch_size=9)
     dataset.device = torch.device("cuda")
@@ -497,4 +514,7 @@ def test_datasets_pickle_without_their_threads(arrays):
     next(running)
     again = pickle.loads(pickle.dumps(dataset))
     assert torch.equal(visited(again), visited(dataset))
+    assert dataset.batches.samples.kept(1) is not None
+    for same in (dataset, pickle.loads(pickle.dumps(dataset))):  # labels are not sent to workers
+        assert len(pickle.dumps(same)) < Y.nbytes
     assert pickle.loads(pickle.dumps(ZarrDataset(arrays)))[3]["y"].item() == 3

@@ -374,7 +374,9 @@ class ZarrIterableDataset(torch.utils.data.IterableDataset):  # type: ignore[mis
         self._resume, at = None, [epoch, done]
         self._at = at
         if self.device is None:
-            memory: Any = _TorchMemory(pin=self.pin_memory)
+            # Workers hand batches on by shared memory, which is another; and forked ones would
+            # fail, as CUDA does after a fork.
+            memory: Any = _TorchMemory(pin=self.pin_memory and info is None)
         else:
             memory = _CudaMemory(self.device)
 
