@@ -187,6 +187,17 @@ def test_strings_and_structures_are_samples_too():
         Batches(endless)
 
 
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_batches_are_in_native_byte_order(zarr_format):
+    array = zarr_gpu.create_array(
+        {}, data=X, chunks=(7, 2, 5), device="cpu", zarr_format=zarr_format
+    )
+    batches = Batches(array, batch_size=N, shuffle=True)
+    (whole,) = batches
+    assert whole.dtype.isnative
+    assert np.array_equal(whole, X[batches.sampling.order(0)])
+
+
 def test_remote_chunks_are_read_by_one_plan(tmp_path):
     url = "memory://batches-remote"
     array = zarr_gpu.create_array(url, data=X, chunks=(7, 4, 5), device="cpu")

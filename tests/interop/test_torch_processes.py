@@ -13,6 +13,7 @@ import textwrap
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from torch.utils.data import DataLoader  # noqa: E402 - needs PyTorch, which is 
 
 import zarr_gpu  # noqa: E402 - needs PyTorch, which is asked for above
 from zarr_gpu.errors import ChunkDecodeError  # noqa: E402 - needs PyTorch, which is asked for above
+from zarr_gpu.interop import torch as interop  # noqa: E402 - needs PyTorch, which is asked for above
 from zarr_gpu.interop.samples import Samples  # noqa: E402 - needs PyTorch, which is asked for above
 from zarr_gpu.interop.torch import ZarrDataset, ZarrIterableDataset  # noqa: E402 - needs PyTorch, which is asked for above
 
@@ -123,8 +125,30 @@ def test_a_state_of_this_process_is_refused_by_workers(arrays):
     assert sorted(numbers(DataLoader(other, batch_size=None, **FORK))) == list(range(N))
     with pytest.raises(RuntimeError, match="workers"):
         other.state_dict()
+    other.load_state_dict(state)
+    assert other.state_dict() == state  # known before anybody iterates
     next(iter(other))
-    assert other.state_dict()["done"] == 7
+    assert other.state_dict()["done"] == 28
+
+
+def test_a_state_of_a_worker_is_refused_by_others(arrays, monkeypatch):
+    def in_worker(number, workers):
+        info = SimpleNamespace(id=number, num_workers=workers)
+        monkeypatch.setattr(interop, "_in_worker", lambda: info)
+
+    dataset = ZarrIterableDataset(arrays, batch_size=7)
+    in_worker(1, 2)
+    next(iter(dataset))
+    state = dataset.state_dict()
+    dataset.load_state_dict(state)
+    assert len(numbers(dataset)) < N // 2
+    for other in ((0, 2), (1, 3), (0, 1)):
+        in_worker(*other)
+        with pytest.raises(ValueError, match="worker"):
+            dataset.load_state_dict(state)
+    monkeypatch.setattr(interop, "_in_worker", lambda: None)
+    with pytest.raises(ValueError, match="workers was 2 and is 1"):
+        dataset.load_state_dict(state)
 
 
 def test_iterations_have_positions_of_their_own(arrays):
