@@ -69,6 +69,10 @@ def test_samples_by_number(arrays):
     for wrong in (N, -N - 1):
         with pytest.raises(IndexError, match=f"{wrong} of {N}"):
             dataset[wrong]
+    for wrong in (1.5, slice(0, 2), "1"):
+        with pytest.raises(TypeError, match="integer"):
+            dataset[wrong]
+    assert dataset[torch.tensor(5)]["y"].item() == 5
     both = ZarrDataset((arrays["x"], arrays["y"]))[np.int64(5)]
     assert isinstance(both, tuple)
     assert both[1].item() == 5
