@@ -65,7 +65,8 @@ def visit(folder, ranks, *options):
 @pytest.mark.parametrize(
     ("ranks", "method", "cases"),
     [
-        (2, "fork", "all,pad,drop,single"),
+        (2, "fork", "all,drop"),
+        pytest.param(2, "fork", "all,pad,single", marks=pytest.mark.slow),
         pytest.param(3, "spawn", "all", marks=pytest.mark.slow),
     ],
 )
