@@ -41,11 +41,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 class ZarrGpuError(Exception):
     """Base class of all errors raised by zarr_gpu."""
+
+
+def _remade(kind: type[Exception], args: tuple[Any, ...], members: dict[str, Any]) -> Exception:
+    """An error from another process, with the words and members that it had there."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(members)
+    return error
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,9 @@ class MetadataError(ZarrGpuError, ValueError):
             lines = "".join(f"\n  - {problem}" for problem in self.problems)
             text = f"{where}{len(self.problems)} problems:{lines}"
         super().__init__(text)
+
+    def __reduce__(self) -> Any:
+        return _remade, (type(self), self.args, self.__dict__)
 
     def at(self, document: str) -> MetadataError:
         """The same error, naming the document it was found in."""
@@ -142,7 +152,7 @@ class CodecError(ZarrGpuError, ValueError):
     """
 
     def __init__(
-        self, message: str, *, codec: str, expected: object = None, found: object = None
+        self, message: str, *, codec: str = "", expected: object = None, found: object = None
     ) -> None:
         self.codec = codec
         self.expected = expected
@@ -151,7 +161,10 @@ class CodecError(ZarrGpuError, ValueError):
         detail = ""
         if expected is not None or found is not None:
             detail = f" (expected {expected}, found {found})"
-        super().__init__(f"{codec}: {message}{detail}")
+        super().__init__(f"{codec}: {message}{detail}" if codec else message)
+
+    def __reduce__(self) -> Any:
+        return _remade, (type(self), self.args, self.__dict__)
 
 
 class ChecksumMismatchError(CodecError):
@@ -167,14 +180,16 @@ class ChunkError(ZarrGpuError, ValueError):
     key : key of the object that holds the chunk
     byte_range : ``(offset, nbytes)`` inside the object, or None for the whole object
     codec : name of the codec that failed, or None
+
+    With a message alone it names them itself: so PyTorch raises errors of its workers again.
     """
 
     def __init__(
         self,
         message: str,
         *,
-        array: str,
-        key: str,
+        array: str = "",
+        key: str = "",
         byte_range: tuple[int, int] | None = None,
         codec: str | None = None,
         expected: object = None,
@@ -189,7 +204,10 @@ class ChunkError(ZarrGpuError, ValueError):
         place = f"array {array or '/'!r}, key {key!r}"
         if byte_range is not None:
             place += f", bytes {byte_range[0]}..{byte_range[0] + byte_range[1]}"
-        super().__init__(f"{place}: {message}")
+        super().__init__(f"{place}: {message}" if key else message)
+
+    def __reduce__(self) -> Any:
+        return _remade, (type(self), self.args, self.__dict__)
 
 
 class ChunkDecodeError(ChunkError):

@@ -7,7 +7,9 @@ Types that NumPy lacks (bfloat16, float8) are those of ml_dtypes, and the very s
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -48,10 +50,19 @@ def is_jax(value: Any) -> bool:
     return kind is not None and isinstance(value, kind)
 
 
-def torch_dtypes(torch: Any, names: Iterable[str] = TORCH_NAMES) -> dict[str, Any]:
+@cache
+def torch_dtypes(torch: Any, names: tuple[str, ...] = TORCH_NAMES) -> Mapping[str, Any]:
     """PyTorch's types by name, as far as this version has them."""
     found = {name: getattr(torch, name, None) for name in names}
-    return {name: dtype for name, dtype in found.items() if dtype is not None}
+    return MappingProxyType({name: dtype for name, dtype in found.items() if dtype is not None})
+
+
+@cache
+def _numpy_dtypes(torch: Any) -> Mapping[Any, np.dtype[Any]]:
+    return MappingProxyType({
+        dtype: element_dtype("complex_float16" if name == "complex32" else name)
+        for name, dtype in torch_dtypes(torch).items()
+    })  # fmt: skip
 
 
 def torch_dtype(torch: Any, dtype: np.dtype[Any]) -> Any:
@@ -66,11 +77,10 @@ def torch_dtype(torch: Any, dtype: np.dtype[Any]) -> Any:
 
 def numpy_dtype(tensor: Any) -> np.dtype[Any]:
     """NumPy's (or ml_dtypes') type for the elements of a tensor. Raises UnsupportedError."""
-    torch = sys.modules["torch"]
-    for name, dtype in torch_dtypes(torch).items():
-        if dtype == tensor.dtype:
-            return element_dtype("complex_float16" if name == "complex32" else name)
-    raise UnsupportedError(f"tensors of {tensor.dtype} cannot be read or written")
+    found = _numpy_dtypes(sys.modules["torch"]).get(tensor.dtype)
+    if found is None:
+        raise UnsupportedError(f"tensors of {tensor.dtype} cannot be read or written")
+    return found
 
 
 def unsigned(tensor: Any) -> Any:
@@ -81,7 +91,7 @@ def unsigned(tensor: Any) -> Any:
 
 def _plain(tensor: Any) -> None:
     torch: Any = sys.modules["torch"]
-    if tensor.layout is not torch.strided or tensor.is_quantized:
+    if tensor.is_nested or tensor.layout is not torch.strided or tensor.is_quantized:
         raise TypeError(f"a tensor of layout {tensor.layout} has no elements in a row")
     if hasattr(tensor, "full_tensor"):
         raise TypeError("a distributed tensor has no memory of its own; take its to_local()")
@@ -93,7 +103,7 @@ def values_of(tensor: Any) -> NDArray:
     """The elements of a tensor, on the host; its own memory where it is there already."""
     _plain(tensor)
     tensor = resolved(tensor).cpu()
-    return _shared(tensor, numpy_dtype(tensor))
+    return shared(tensor, numpy_dtype(tensor))
 
 
 def plain(data: Any) -> Any:
@@ -106,7 +116,8 @@ def resolved(tensor: Any) -> Any:
     return tensor.detach().resolve_conj().resolve_neg()
 
 
-def _shared(tensor: Any, dtype: np.dtype[Any]) -> NDArray:
+def shared(tensor: Any, dtype: np.dtype[Any]) -> NDArray:
+    """The memory of a plain tensor on the host, whose elements are of ``dtype``."""
     other = dtype.isbuiltin == _OTHER
     array: NDArray = unsigned(tensor).numpy().view(dtype) if other else tensor.numpy()
     return array
@@ -134,7 +145,7 @@ def output_of(tensor: Any) -> NDArray:
     own = writable(tensor)
     if own.device.type != "cpu":
         raise TypeError(f"out is on {own.device}, the array is read on the host; see Array.to()")
-    return _shared(own, numpy_dtype(own))
+    return shared(own, numpy_dtype(own))
 
 
 def device_words(tensor: Any) -> tuple[Any, np.dtype[Any]]:
@@ -181,8 +192,17 @@ def box_shape(box: Iterable[slice]) -> Shape:
 
 
 def assemble(
-    jax: Any, shape: Shape, sharding: Any, placed: list[tuple[Any, int]], parts: list[Any]
+    jax: Any,
+    shape: Shape,
+    sharding: Any,
+    placed: list[tuple[Any, int]],
+    parts: list[Any],
+    dtype: Any,
 ) -> Any:
-    """One JAX array of what :func:`distinct_boxes` asked for."""
+    """One JAX array of what :func:`distinct_boxes` asked for.
+
+    A process without any of its devices takes part, too, and has to be told the type.
+    """
     arrays = [jax.device_put(parts[number], device) for device, number in placed]
-    return jax.make_array_from_single_device_arrays(tuple(shape), sharding, arrays)
+    more = {} if arrays else {"dtype": dtype}  # an argument that older versions do not have
+    return jax.make_array_from_single_device_arrays(tuple(shape), sharding, arrays, **more)

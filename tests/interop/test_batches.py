@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -130,6 +131,24 @@ def test_chunks_are_read_ahead_while_the_caller_works(arrays, monkeypatch):
     assert read.acquire(timeout=60)
 
 
+def test_all_memory_together_is_bounded(tmp_path):
+    """Buffers, the stored bytes of what is read, and batches; chunks here do not compress."""
+    data = np.random.default_rng(0).integers(0, 256, (2048, 64, 64), dtype="u1")
+    array = zarr_gpu.create_array(tmp_path / "x", data=data, chunks=(16, 64, 64), device="cpu")
+    memory = 3 << 20
+    batches = Batches(array, batch_size=16, shuffle=True, memory=memory)
+    assert batches.buffers * batches.sampling.group * 16 * 64 * 64 <= memory
+    next(iter(batches))
+    tracemalloc.start()
+    try:
+        n = sum(len(batch) for batch in batches)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert n == len(data)
+    assert peak < 2 * memory + (1 << 20) < data.nbytes
+
+
 def test_the_order_of_small_samples_takes_memory_too():
     numbers = zarr_gpu.zeros(100_000, chunks=1000, dtype="u1", store={}, device="cpu")
     assert Batches(numbers, shuffle=True, memory=3_300_000).sampling.group == 33
@@ -166,6 +185,17 @@ def test_strings_and_structures_are_samples_too():
     endless = zarr_gpu.create_array({}, shape=2, dtype=str, device="cpu")
     with pytest.raises(NotImplementedError, match="no fixed size"):
         Batches(endless)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_batches_are_in_native_byte_order(zarr_format):
+    array = zarr_gpu.create_array(
+        {}, data=X, chunks=(7, 2, 5), device="cpu", zarr_format=zarr_format
+    )
+    batches = Batches(array, batch_size=N, shuffle=True)
+    (whole,) = batches
+    assert whole.dtype.isnative
+    assert np.array_equal(whole, X[batches.sampling.order(0)])
 
 
 def test_remote_chunks_are_read_by_one_plan(tmp_path):

@@ -278,6 +278,17 @@ def test_pytorch_s_current_stream_orders_what_is_read(monkeypatch):
         assert used == [77]
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")  # of the test itself
+def test_outputs_that_are_no_tensors_of_one_memory_are_refused():
+    with pytest.raises(TypeError, match="writable"):
+        read(stored(), out=[0.0] * 24)
+    with pytest.raises(TypeError, match="layout"):
+        read(stored(), out=torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]))
+    out = np.zeros((4, 6))
+    read(stored(), out=out)
+    assert np.array_equal(out, DATA)
+
+
 def test_devices_that_arrays_do_not_know_are_refused():
     with pytest.raises(ValueError, match="mps"):
         read(stored(), device="mps")

@@ -69,6 +69,10 @@ def test_samples_by_number(arrays):
     for wrong in (N, -N - 1):
         with pytest.raises(IndexError, match=f"{wrong} of {N}"):
             dataset[wrong]
+    for wrong in (1.5, slice(0, 2), "1"):
+        with pytest.raises(TypeError, match="integer"):
+            dataset[wrong]
+    assert dataset[torch.tensor(5)]["y"].item() == 5
     both = ZarrDataset((arrays["x"], arrays["y"]))[np.int64(5)]
     assert isinstance(both, tuple)
     assert both[1].item() == 5
@@ -82,8 +86,14 @@ def test_a_batch_is_fetched_by_one_plan_for_each_array(arrays, monkeypatch):
         zarr_gpu.Array, "get_orthogonal_selection",
         lambda self, *args, **kw: calls.append(self.name) or original(self, *args, **kw),
     )  # fmt: skip
-    ZarrDataset(arrays).__getitems__(list(range(0, N, 7)))
-    assert calls == ["/x", "/y"]
+    dataset = ZarrDataset(arrays)
+    for start in (0, 3):
+        wanted = list(range(start, N, 7))
+        found = dataset.__getitems__(wanted)
+        assert [sample["y"].item() for sample in found] == wanted
+    assert calls == ["/x", "/y", "/x"]  # labels are kept
+    windows = ZarrDataset(arrays, window=3, stride=2).__getitems__([5, 240])
+    assert [sample["y"].tolist() for sample in windows] == [[10, 11, 12], [480, 481, 482]]
 
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
@@ -209,6 +219,47 @@ def test_transform_gets_what_is_handed_out(arrays):
     one = ZarrIterableDataset(arrays, transform=lambda s: int(s["y"]))
     assert list(one) == list(range(N))
     assert ZarrDataset(arrays, transform=lambda s: int(s["y"])).__getitems__([4, 2]) == [4, 2]
+
+
+def test_tensors_are_on_the_host_whatever_the_default_device_is(arrays):
+    torch.set_default_device("meta")
+    try:
+        batch = next(iter(ZarrIterableDataset(arrays, batch_size=4)))
+        sample = ZarrDataset(arrays)[3]
+    finally:
+        torch.set_default_device(None)
+    assert batch["x"].device.type == sample["x"].device.type == "cpu"
+    assert torch.equal(batch["x"], torch.from_numpy(X[:4]))
+    assert torch.equal(sample["x"], torch.from_numpy(X[3]))
+
+
+def test_samples_of_nothing_and_of_odd_kinds():
+    nothing = zarr_gpu.create_array({}, data=np.zeros((5, 0, 2)), device="cpu")
+    shapes = [b.shape for b in ZarrIterableDataset(nothing, batch_size=2, shuffle=True)]
+    assert shapes == [(2, 0, 2), (2, 0, 2), (1, 0, 2)]
+    long = zarr_gpu.create_array({}, data=X.reshape(50, -1), chunks=(1, 100), device="cpu")
+    one = next(iter(ZarrIterableDataset(long, batch_size=2)))  # samples of many chunks
+    assert torch.equal(one, torch.from_numpy(X.reshape(50, -1)[:2]))
+    missing = zarr_gpu.create_array({}, shape=(6, 2), dtype=">i4", fill_value=7, device="cpu")
+    missing[4] = 1
+    assert (
+        torch.cat(list(ZarrIterableDataset(missing, batch_size=4))).T.tolist()
+        == [[7, 7, 7, 7, 1, 7]] * 2
+    )
+    mask = np.array([True, False] * 8)
+    part = ZarrDataset(zarr_gpu.create_array({}, data=X, device="cpu"), select=(-1, mask))
+    assert torch.equal(part[4], torch.from_numpy(X[4, -1, mask]))
+    turned = ZarrIterableDataset(
+        zarr_gpu.create_array({}, data=X, device="cpu"), select=(slice(None, None, -2),)
+    )
+    assert torch.equal(next(iter(turned)), torch.from_numpy(X[0, ::-2].copy()))
+    for dtype in ("U3", "S2", "M8[s]", [("a", "i4")], str):
+        other = zarr_gpu.create_array({}, shape=3, dtype=dtype, device="cpu")
+        for kind in (ZarrDataset, ZarrIterableDataset):
+            with pytest.raises(UnsupportedError, match="type"):
+                kind(other)
+    with pytest.raises(ValueError, match=r"shape \(\) has no axis"):
+        ZarrDataset(zarr_gpu.create_array({}, data=np.float32(3), device="cpu"))
 
 
 def test_empty_arrays_and_too_few_samples():
@@ -359,6 +410,23 @@ def test_page_locked_memory_needs_a_card(arrays):
     assert len(visited(dataset)) == N
 
 
+def test_page_locked_memory_is_made_by_this_process_only(arrays, monkeypatch):
+    asked = []
+
+    class Memory(interop._TorchMemory):
+        def __init__(self, *, pin=False):
+            asked.append(pin)
+            super().__init__()
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(interop, "_TorchMemory", Memory)
+    dataset = ZarrIterableDataset(arrays, batch_size=10, pin_memory=True)
+    next(iter(dataset))
+    monkeypatch.setattr(interop, "_in_worker", lambda: SimpleNamespace(id=0, num_workers=2))
+    next(iter(dataset))
+    assert asked == [True, False]
+
+
 def test_decoding_on_a_card_is_refused_in_workers(arrays, monkeypatch):
     dataset = ZarrIterableDataset(arrays, batch_size=9)
     dataset.device = torch.device("cuda")
@@ -401,6 +469,7 @@ def test_a_state_of_another_order_is_refused(arrays):
         {"batch_size": 9},
         {"rank": 0, "world_size": 2},
         {"shuffle": False},
+        {"shuffle_chunks": 3},
     ):
         other = ZarrIterableDataset(
             arrays, **{"batch_size": 8, "shuffle": True, "seed": 1, **options}
@@ -449,4 +518,7 @@ def test_datasets_pickle_without_their_threads(arrays):
     next(running)
     again = pickle.loads(pickle.dumps(dataset))
     assert torch.equal(visited(again), visited(dataset))
+    assert dataset.batches.samples.kept(1) is not None
+    for same in (dataset, pickle.loads(pickle.dumps(dataset))):  # labels are not sent to workers
+        assert len(pickle.dumps(same)) < Y.nbytes
     assert pickle.loads(pickle.dumps(ZarrDataset(arrays)))[3]["y"].item() == 3

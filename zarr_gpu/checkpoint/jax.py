@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -64,8 +64,11 @@ def save_pytree(
     sources: list[saving.Source] = []
     parts: dict[str, Any] = {}
     values: dict[str, JSON] = {}
-    for name, leaf in zip(names, leaves, strict=True):
-        if isinstance(leaf, jax.Array) and leaf.ndim and len(leaf.sharding.device_set) > 1:
+    for name, leaf, foreign in zip(names, leaves, _foreign(leaves), strict=True):
+        if isinstance(leaf, jax.Array) and (
+            foreign or not leaf.is_fully_addressable
+            or (leaf.ndim and len(leaf.sharding.device_set) > 1)
+        ):  # fmt: skip
             _add_shards(name, leaf, sources, parts)
         elif isinstance(leaf, jax.Array | np.ndarray | np.generic):
             if jax.process_index() == 0:
@@ -78,8 +81,9 @@ def save_pytree(
     file = f"process-{token:08x}-{index:05}-of-{n:05}.safetensors"
     metadata = {"format": "jax", **({PARTS: json.dumps(parts)} if parts else {})}
     old = steps.read_manifest(store, required=False) if index == 0 else None
-    saving.write_file(store, file, sources, metadata, checksum=checksum)
-    _agreed(0)  # all have written
+    _together(
+        lambda: saving.write_file(store, file, sources, metadata, checksum=checksum), str(path)
+    )
     if index == 0:
         files: list[JSON] = []
         for i in range(n):
@@ -98,6 +102,39 @@ def _agreed(value: int) -> int:
     from jax.experimental import multihost_utils
 
     return int(multihost_utils.broadcast_one_to_all(np.uint32(value)))
+
+
+def _foreign(leaves: list[Any]) -> list[bool]:
+    """Whether leaves lie on devices of other processes than the first one.
+
+    An array on the one device of another process looks there like a copy that each process has.
+    """
+    found = [isinstance(leaf, jax.Array) and not leaf.is_fully_addressable for leaf in leaves]
+    if jax.process_count() == 1 or not leaves:
+        return found
+    from jax.experimental import multihost_utils
+
+    first = multihost_utils.broadcast_one_to_all(np.array(found, np.uint8))
+    return [bool(value) for value in np.asarray(first)]
+
+
+def _together(task: Callable[[], object], path: str) -> None:
+    """Do something on all processes; all raise when one could not, instead of waiting for it."""
+    error: Exception | None = None
+    try:
+        task()
+    except Exception as mine:  # noqa: BLE001 - raised below, after the others were told
+        error = mine
+    failed = []
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        flags = multihost_utils.process_allgather(np.uint8(error is not None))
+        failed = np.flatnonzero(flags).tolist()
+    if error is not None:
+        raise error
+    if failed:
+        raise CheckpointError(f"processes {failed} could not write their parts of {path!r}")
 
 
 def _add_shards(name: str, leaf: Any, sources: list[saving.Source], parts: dict[str, Any]) -> None:
@@ -159,15 +196,16 @@ def _plan_leaf(opened: safe_open, name: str, leaf: Any, wanted: list[tuple[str, 
     if sharding is None:
         array = np.empty(shape, dtype)
         wanted.append((name, array, None))
-        return shape, None, [], [array]
+        return shape, None, [], ([array], dtype)
     boxes, placed = tensors.distinct_boxes(sharding, shape)
     parts = [np.empty(tensors.box_shape(box), dtype) for box in boxes]
     wanted += [(name, part, box) for part, box in zip(parts, boxes, strict=True)]
-    return shape, sharding, placed, parts
+    return shape, sharding, placed, (parts, dtype)
 
 
 def _assemble(plan: Any) -> Any:
-    shape, sharding, placed, parts = plan
+    shape, sharding, placed, (parts, dtype) = plan
     if sharding is None:
         return jax.device_put(parts[0])
-    return tensors.assemble(jax, shape, sharding, placed, parts)
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    return tensors.assemble(jax, shape, sharding, placed, parts, dtype)

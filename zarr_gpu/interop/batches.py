@@ -8,14 +8,15 @@
 
 Batches are NumPy arrays of their own memory; ``zarr_gpu.interop.torch`` and ``.jax`` make tensors
 of them. Whole chunks are read into a few buffers of equal size, which are used again and again and
-never take more than ``memory`` bytes together; of several arrays, small ones (labels) are read once
-and kept apart from that. Knows no framework: a :class:`Memory` makes batches out of buffers.
+never take more than ``memory`` bytes together. Beside them there are the stored bytes of the chunks
+that are being read, batches, and small ones of several arrays (labels), which are read once and
+kept. Knows no framework: a :class:`Memory` makes batches out of buffers.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -135,8 +136,9 @@ class Batches:
         edges = self.samples.edges(block)
         self.memory = memory
         self.transform = transform
-        self._next = self._at = (0, 0)
-        """Epoch, and the number of samples of it before the next iteration, and in the last one."""
+        self._next, self._at = (0, 0), [0, 0]
+        """Epoch, and the number of samples of it before the next iteration, and in the last one;
+        each iteration has a list of its own."""
         self.sampling = Sampling(
             edges=edges, shuffle=shuffle, seed=seed, batch_size=batch_size, drop_last=drop_last,
             group=self._group(edges, shuffle, shuffle_chunks), rank=rank, world_size=world_size,
@@ -145,7 +147,8 @@ class Batches:
         self._elements = self.samples.most_elements(edges, self.sampling.group)
         if self._elements * self.samples.nbytes > memory:
             raise ValueError(
-                f"{self.sampling.group} blocks of {int(np.diff(edges).max())} samples take "
+                f"{self.sampling.group} blocks of {int(np.diff(edges).max())} samples of "
+                f"{[member.array.name for member in self.samples.members]} take "
                 f"{self._elements * self.samples.nbytes} bytes, memory={memory}: raise it, lower "
                 "shuffle_chunks, or store the array in shorter chunks along the axis of samples"
             )
@@ -170,11 +173,12 @@ class Batches:
             self._next = epoch, 0
 
     def __iter__(self) -> Iterator[Any]:
-        self._at = epoch, done = self._next
-        self._next = epoch, 0
+        epoch, done = self._next
+        self._next, at = (epoch, 0), [epoch, done]
+        self._at = at
 
         def passed(n: int) -> None:
-            self._at = epoch, self._at[1] + n
+            at[1] += n
 
         return self.iterate(epoch, skip=done, passed=passed)
 
@@ -186,7 +190,8 @@ class Batches:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The next iteration goes on there. ValueError when the order is another one now."""
         self.check(state)
-        self._next = self._at = int(state["epoch"]), int(state["done"])
+        self._next = int(state["epoch"]), int(state["done"])
+        self._at = list(self._next)
 
     @property
     def buffers(self) -> int:
@@ -244,9 +249,9 @@ class Batches:
                 if filled == len(batch):
                     filled, left = 0, left - len(batch)
                     if self.sampling.batch_size is None:
-                        for i in range(len(batch)):
+                        for values in zip(*batch.values, strict=True):
                             passed(1)
-                            yield self._handed_out([value[i] for value in batch.values])
+                            yield self._handed_out(values)
                     else:
                         passed(len(batch))
                         yield self._handed_out(batch.values)
@@ -304,7 +309,7 @@ class Batches:
         ]
         return _Batch(n, views, [value for _, value in pairs])
 
-    def _handed_out(self, values: list[Any]) -> Any:
+    def _handed_out(self, values: Sequence[Any]) -> Any:
         value = self.samples.pack(values)
         return value if self.transform is None else self.transform(value)
 

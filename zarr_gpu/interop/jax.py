@@ -56,7 +56,8 @@ def read(
         _put(_read(array, _inside(parsed, box), owners[number]), owners[number])
         for number, box in enumerate(boxes)
     ]
-    return tensors.assemble(jax, parsed.shape, sharding, placed, parts)
+    dtype = _narrow_dtype(array.dtype)
+    return tensors.assemble(jax, parsed.shape, sharding, placed, parts, dtype)
 
 
 def _inside(selection: indexing.Selection, box: tuple[slice, ...]) -> tuple[Any, ...]:
@@ -95,13 +96,19 @@ def _put(value: Any, device: Any) -> jax.Array:
     return jax.device_put(_narrowed(np.asarray(value)), device)
 
 
+def _narrow_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type that JAX has for such elements. Raises UnsupportedError."""
+    if dtype.kind not in "biufcV" or dtype.names or dtype.type is np.void:
+        hint = "; view them as int64" if dtype.kind in "mM" else ""
+        raise UnsupportedError(f"JAX has no type for elements of type {dtype}{hint}")
+    found: np.dtype[Any] = np.dtype(jax.dtypes.canonicalize_dtype(dtype.newbyteorder("=")))
+    return found
+
+
 def _narrowed(array: NDArray) -> NDArray:
     """Elements of the type that JAX has for them, in native byte order."""
-    if array.dtype.kind not in "biufcV" or array.dtype.names or array.dtype.type is np.void:
-        hint = "; view them as int64" if array.dtype.kind in "mM" else ""
-        raise UnsupportedError(f"JAX has no type for elements of type {array.dtype}{hint}")
+    wanted = _narrow_dtype(array.dtype)
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    wanted = np.dtype(jax.dtypes.canonicalize_dtype(array.dtype))
     if wanted == array.dtype:
         return array
     if wanted.kind in "iu" and array.size:
@@ -129,13 +136,18 @@ def batches(
     ``transform`` is applied to batches of NumPy arrays, before they go to JAX. Other ``options``
     are those of :class:`~zarr_gpu.interop.batches.Batches`. Processes share the samples out,
     ``batch_size`` is that of one process. With ``sharding`` (of the first axis, over the devices of
-    all processes) the batches of all processes are one array: take ``drop_last`` and
-    ``balance="drop"``, so that all have batches of the same size.
+    all processes) the batches of all processes are one array, and processes whose devices hold the
+    same rows of it visit the same samples. Take ``drop_last`` and ``balance="drop"``, so that all
+    have batches of the same size. Raises ValueError for shardings that no such batches fit, and
+    where processes would have different numbers of samples.
     """
     if (rank is None) != (world_size is None):
         raise ValueError("give both rank and world_size, or neither")
-    rank = jax.process_index() if rank is None else rank
-    world_size = jax.process_count() if world_size is None else world_size
+    if rank is None or world_size is None:
+        if sharding is None:
+            rank, world_size = jax.process_index(), jax.process_count()
+        else:
+            rank, world_size = _rank(sharding)
 
     def placed(part: Any) -> jax.Array:
         part = _narrowed(np.asarray(part))
@@ -146,7 +158,7 @@ def batches(
     def deliver(batch: Any) -> Any:
         return jax.tree_util.tree_map(placed, batch if transform is None else transform(batch))
 
-    return Batches(
+    found = Batches(
         arrays,
         batch_size=batch_size,
         rank=rank,
@@ -154,3 +166,32 @@ def batches(
         transform=deliver,
         **options,
     )
+    sampling = found.sampling
+    if sharding is not None and sampling.balance == "none" and sampling.n % world_size:
+        raise ValueError(
+            f"{sampling.n} samples are not shared out evenly by {world_size} processes, which "
+            "make one array of their batches: give balance='drop' or 'pad'"
+        )
+    return found
+
+
+def _rank(sharding: Any) -> tuple[int, int]:
+    """Which part of the rows of an array this process holds, and of how many."""
+    n = len(sharding.device_set)
+    ndim = max(1, len(getattr(sharding, "spec", ())))
+    places = sharding.devices_indices_map((n,) * ndim)  # as long as any number of devices divides
+    held: dict[int, set[Any]] = {}
+    for device, index in places.items():
+        held.setdefault(device.process_index, set()).add(tuple(s.indices(n) for s in index))
+    columns = {frozenset(box[1:] for box in boxes) for boxes in held.values()}
+    rows = {process: frozenset(box[0] for box in boxes) for process, boxes in held.items()}
+    parts = sorted(set(rows.values()), key=min)
+    if len(columns) > 1 or sum(map(len, parts)) > len(frozenset().union(*parts)):
+        raise ValueError(
+            f"processes hold parts of rows, or rows that overlap, of an array with {sharding}: "
+            "shard the first axis over the processes, or give rank and world_size"
+        )
+    mine = rows.get(jax.process_index())
+    if mine is None:
+        raise ValueError(f"no device of this process is part of {sharding}")
+    return parts.index(mine), len(parts)

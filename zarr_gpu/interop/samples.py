@@ -189,19 +189,25 @@ class Samples:
         """Read the elements of ``spans`` (of elements) into the first part of each of ``out``."""
         for number, (member, memory) in enumerate(zip(self.members, out, strict=True)):
             n = int((spans[:, 1] - spans[:, 0]).sum())
-            resident = self._kept(number, member) if isinstance(memory, np.ndarray) else None
+            resident = self.kept(number) if isinstance(memory, np.ndarray) else None
             if resident is None:
                 member.read(spans, memory[:n])
             else:
                 np.take(resident, runs(spans), axis=0, out=memory[:n], mode="clip")
 
-    def _kept(self, number: int, member: Member) -> NDArray | None:
-        """All elements of a small array."""
+    @property
+    def everything(self) -> Int64:
+        """All elements, as one run."""
+        return np.array([(0, self.n_elements)])
+
+    def kept(self, number: int) -> NDArray | None:
+        """All elements of a small array beside others, in memory; None for other arrays."""
+        member = self.members[number]
         if len(self.members) == 1 or member.nbytes * self.n_elements > RESIDENT_NBYTES:
             return None
         if number not in self._resident:
             whole = np.empty((self.n_elements, *member.rest), member.dtype)
-            member.read(np.array([(0, self.n_elements)]), whole)
+            member.read(self.everything, whole)
             self._resident[number] = whole
         return self._resident[number]
 

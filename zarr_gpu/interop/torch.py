@@ -71,7 +71,7 @@ def read(array: Array, selection: Any = ..., *, out: Any = None, device: Any = N
     if out is not None and device is not None:
         raise ValueError("out has a device of its own; give either out or device")
     if out is not None or device is not None:
-        array = array.to(_name(out.device if device is None else device))
+        array = array.to(_name(getattr(out, "device", "cpu") if device is None else device))
     where = get_backend(array.device, array.dtype).name
     with _stream(where):
         if out is not None:
@@ -110,8 +110,9 @@ class _TorchMemory(HostMemory):
 
     def batch(self, shape: Shape, dtype: np.dtype[Any]) -> tuple[Any, Any]:
         kind = tensors.torch_dtype(torch, dtype)
-        tensor = torch.empty(shape, dtype=kind, pin_memory=self.pin)
-        return tensors.output_of(tensor), tensor
+        # PyTorch's default device may be another one.
+        tensor = torch.empty(shape, dtype=kind, device="cpu", pin_memory=self.pin)
+        return tensors.shared(tensor, dtype), tensor
 
 
 class _CudaMemory:
@@ -175,13 +176,17 @@ def _refuse_worker(device: Any) -> None:
         )
 
 
+def _distributed() -> bool:
+    return bool(torch.distributed.is_available() and torch.distributed.is_initialized())
+
+
 def _rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
     """Those of ``torch.distributed``, where it is initialised, unless they are given."""
     if (rank is None) != (world_size is None):
         raise ValueError("give both rank and world_size, or neither")
     if rank is not None and world_size is not None:
         return rank, world_size
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if _distributed():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
 
@@ -190,9 +195,9 @@ class ZarrDataset(torch.utils.data.Dataset):  # type: ignore[misc]  # a class wi
     """Samples of arrays by number; a batch of them is fetched by one plan.
 
     ``arrays``, ``axis``, ``window``, ``stride`` and ``select`` are those of
-    :class:`~zarr_gpu.interop.samples.Samples`; ``transform`` is applied to every sample. With
-    ``device="cuda"`` samples are decoded there. Works in workers of a DataLoader, forked or
-    spawned.
+    :class:`~zarr_gpu.interop.samples.Samples`; ``transform`` is applied to every sample. Of
+    several arrays small ones (labels) are read once and kept. With ``device="cuda"`` samples are
+    decoded there. Works in workers of a DataLoader, forked or spawned.
     """
 
     def __init__(
@@ -234,7 +239,7 @@ class ZarrDataset(torch.utils.data.Dataset):  # type: ignore[misc]  # a class wi
             return []
         batches = self._fetch(wanted % n)
         pack, transform = self.samples.pack, self.transform
-        found = [pack([batch[i] for batch in batches]) for i in range(len(wanted))]
+        found = [pack(values) for values in zip(*batches, strict=True)]
         return found if transform is None else [transform(sample) for sample in found]
 
     def _fetch(self, wanted: Int64) -> list[Any]:
@@ -246,9 +251,15 @@ class ZarrDataset(torch.utils.data.Dataset):  # type: ignore[misc]  # a class wi
             one = merged(one)
         spans = samples.elements(one)
         found = []
-        for member in samples.members:
+        for number, member in enumerate(samples.members):
             target, batch = memory.batch(samples.batch_shape(member, len(wanted)), member.dtype)
-            buffer = batch
+            found.append(batch)
+            kept = samples.kept(number) if self.device is None else None
+            if kept is not None:
+                at = samples.index(samples.everything, wanted)
+                memory.gather(kept, at, samples.place(member, target))
+                continue
+            buffer = target
             if samples.window is not None:
                 n = int((spans[:, 1] - spans[:, 0]).sum())
                 buffer = memory.buffer((n, *member.rest), member.dtype)
@@ -256,7 +267,6 @@ class ZarrDataset(torch.utils.data.Dataset):  # type: ignore[misc]  # a class wi
                 member.read(spans, buffer)
             if samples.window is not None:
                 memory.gather(buffer, samples.index(spans, wanted), samples.place(member, target))
-            found.append(batch)
         return found
 
 
@@ -302,6 +312,7 @@ class ZarrIterableDataset(torch.utils.data.IterableDataset):  # type: ignore[mis
         pin_memory: bool = False,
     ) -> None:
         self.device = _device(device)
+        self._ranked = rank is not None or _distributed()
         rank, world_size = _rank(rank, world_size)
         self.batches = Batches(
             arrays, batch_size=batch_size, axis=axis, window=window, stride=stride, select=select,
@@ -315,44 +326,75 @@ class ZarrIterableDataset(torch.utils.data.IterableDataset):  # type: ignore[mis
             warnings.warn("pin_memory does nothing where there is no card", stacklevel=2)
             pin_memory = False
         self.pin_memory = pin_memory
-        # Persistent workers have copies of the dataset; all of them see this number.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._at: tuple[int, int] = (0, 0)
+        # Persistent workers have copies of the dataset; all of them see these numbers: the epoch,
+        # and whether workers have begun one.
+        self._shared = torch.zeros(2, dtype=torch.int64, device="cpu").share_memory_()
+        self._at = [0, 0]
         self._resume: tuple[int, int] | None = None
+        self._loaded_in = _share()
 
     @property
     def epoch(self) -> int:
         """The one that the next iteration visits."""
-        return int(self._epoch)
+        return int(self._shared[0])
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next iteration; before each epoch, and on all ranks."""
-        self._epoch.fill_(epoch)
+        self._check_ranks()
+        self._shared[0] = epoch
         if self._resume is not None and self._resume[0] != epoch:
             self._resume = None
 
     def __len__(self) -> int:
         """Batches, or samples without ``batch_size``, that this rank visits in an epoch."""
+        self._check_ranks()
         return len(self.batches)
+
+    def _check_ranks(self) -> None:
+        """Every rank would visit all samples, unnoticed."""
+        if not self._ranked and _distributed() and torch.distributed.get_world_size() > 1:
+            raise RuntimeError(
+                "torch.distributed was initialised after this dataset was made, which does not "
+                "know its rank: make it afterwards, or give rank and world_size"
+            )
 
     def __iter__(self) -> Iterator[Any]:
         _refuse_worker(self.device)
+        self._check_ranks()
         info = _in_worker()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        if self._resume is not None and self._loaded_in != _share():
+            raise ValueError(
+                "the state was loaded into the dataset of another process than the one that "
+                "iterates, a worker of a DataLoader: use num_workers=0, or torchdata's "
+                "StatefulDataLoader, which keeps the state of each worker"
+            )
         epoch, done = self._resume or (self.epoch, 0)
-        self._resume, self._at = None, (epoch, done)
+        self._shared[1] = info is not None
+        self._resume, at = None, [epoch, done]
+        self._at = at
         if self.device is None:
-            memory: Any = _TorchMemory(pin=self.pin_memory)
+            # Workers hand batches on by shared memory, which is another; and forked ones would
+            # fail, as CUDA does after a fork.
+            memory: Any = _TorchMemory(pin=self.pin_memory and info is None)
         else:
             memory = _CudaMemory(self.device)
 
         def passed(n: int) -> None:
-            self._at = (epoch, self._at[1] + n)
+            at[1] += n
 
         return self.batches.iterate(epoch, worker, workers, skip=done, memory=memory, passed=passed)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position of the iteration that began last, in this process; plain numbers."""
+        """The position of the iteration that began last, in this process; plain numbers.
+
+        Raises RuntimeError where workers of a DataLoader iterate: each has a position of its own.
+        """
+        if self._resume is None and self._shared[1] and _in_worker() is None:
+            raise RuntimeError(
+                "workers of a DataLoader visit the samples and know how far they are: ask "
+                "torchdata's StatefulDataLoader for the state, or use num_workers=0"
+            )
         epoch, done = self._resume or self._at
         return {"epoch": epoch, "done": done, **self.batches.fingerprint(), **_share()}
 
@@ -364,4 +406,5 @@ class ZarrIterableDataset(torch.utils.data.IterableDataset):  # type: ignore[mis
         """
         self.batches.check(state, **_share())
         self._resume = int(state["epoch"]), int(state["done"])
-        self._epoch.fill_(self._resume[0])
+        self._loaded_in = _share()
+        self._shared[0] = self._resume[0]
