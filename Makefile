@@ -71,7 +71,8 @@ $(BIN)/python:
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
-	@$(BIN)/python -m pip install --quiet '$(TORCH)' 2>/dev/null || \
+	@{ $(BIN)/python -m pip install --quiet '$(TORCH)' && \
+	    $(BIN)/python -m pip install --quiet --no-deps torchdata; } 2>/dev/null || \
 	    echo "no $(TORCH) here: the tests with PyTorch are skipped (make TORCH=torch brings CUDA along)"
 	@touch $@
 
