@@ -1,4 +1,4 @@
-"""The codec pipelines of zarr-python: its two, zarrs' and ours, below the tools people use.
+"""The codec pipelines of zarr-python (its two, zarrs' and ours) below the tools people use.
 
     python -m benchmarks.pipelines                 # a minute or two
     python -m benchmarks.pipelines --rounds 11 --save
@@ -6,6 +6,9 @@
 zarr-python, xarray and dask read and write the same data (a smooth field with noise, ``float32``)
 in local files, in the page cache, first with one pipeline and then with the next: pipelines take
 turns in every round, in all orders in turn, so that what else the machine does meets all of them.
+``direct`` is zarr_gpu without zarr-python between: ``zarr_gpu.open_array``, ``zarr_gpu.to_dask``,
+``xarray.open_dataset(engine="zarr_gpu")``, ``ds.zarr_gpu.to_zarr``.
+
 What was read is compared bit by bit with what was written, and what each wrote is read by
 zarr-python's default. Printed are medians in milliseconds and how many times as fast as
 zarr-python's default pipeline each one is; a pipeline whose package is missing is left out.
@@ -42,6 +45,7 @@ PIPELINES = {
     "zarrs": "zarrs.ZarrsCodecPipeline",
     "zarr_gpu": "zarr_gpu.interop.zarr_python.CodecPipeline",
 }
+DIRECT = "direct"
 SHAPE = (64, 512, 768)
 CHUNKS = (8, 128, 256)
 SMALL = (4, 64, 64)
@@ -81,6 +85,9 @@ def pipeline(name: str) -> Iterator[None]:
     """zarr-python with that pipeline, for arrays that are opened meanwhile."""
     import zarr
 
+    if name == DIRECT:
+        yield
+        return
     with zarr.config.set({"codec_pipeline.path": PIPELINES[name]}):
         yield
 
@@ -94,7 +101,7 @@ def available() -> list[str]:
         names.append("fused")
     if find_spec("zarrs") is not None:
         names.append("zarrs")
-    return [*names, "zarr_gpu"]
+    return [*names, "zarr_gpu", DIRECT]
 
 
 class Bench:
@@ -119,21 +126,26 @@ class Bench:
         self.points = [tuple(int(rng.integers(n)) for n in SHAPE) for _ in range(200)]
         self.rows = np.sort(rng.choice(SHAPE[1], 100, replace=False))
 
-    def array(self) -> Any:
+    def array(self, name: str) -> Any:
         import zarr
 
-        return zarr.open_array(self.path / "field", mode="r")
+        import zarr_gpu
 
-    def reads(self) -> dict[str, tuple[Run, NDArray]]:
+        library = zarr_gpu if name == DIRECT else zarr
+        return library.open_array(self.path / "field", mode="r")
+
+    def reads(self, name: str) -> dict[str, tuple[Run, NDArray]]:
         """What is read, and what it has to be; of the pipeline that is on now."""
         import dask.array
         import xarray
 
-        a = self.array()
+        import zarr_gpu
+
+        a = self.array(name)
         v = self.values
         box = (slice(5, 50), slice(100, 400), slice(30, 700))
-        chunked = self.dataset_of(chunks=True)
-        lazy = dask.array.from_zarr(a)
+        chunked = self.dataset_of(name, chunks=True)
+        lazy = (zarr_gpu.to_dask if name == DIRECT else dask.array.from_zarr)(a)
         found: dict[str, tuple[Run, NDArray]] = {
             "zarr: all": (lambda: a[...], v),
             "zarr: a box, 1/3": (lambda: a[box], v[box]),
@@ -146,7 +158,7 @@ class Bench:
                 v[:, self.rows, :300],
             ),
             "xarray: open and load": (
-                lambda: self.dataset_of()["field"].load().to_numpy(),
+                lambda: self.dataset_of(name)["field"].load().to_numpy(),
                 v,
             ),
         }
@@ -161,18 +173,21 @@ class Bench:
             )
         return found
 
-    def dataset_of(self, *, chunks: bool = False) -> Any:
+    def dataset_of(self, name: str, *, chunks: bool = False) -> Any:
         import xarray
 
-        return xarray.open_zarr(self.path, chunks={} if chunks else None)
+        engine = "zarr_gpu" if name == DIRECT else "zarr"
+        return xarray.open_dataset(self.path, engine=engine, chunks={} if chunks else None)
 
     def writes(self, name: str) -> dict[str, tuple[Run, Callable[[], NDArray]]]:
         """What is written, and how it is read again."""
         import zarr
 
+        import zarr_gpu.interop.xarray_accessor
+
         target = self.folder / f"written-{name}"
         kwargs = dict(self.kwargs)
-        array = zarr.create_array(
+        array = (zarr_gpu if name == DIRECT else zarr).create_array(
             target / "zarr", shape=SHAPE, dtype="float32", overwrite=True, **kwargs
         )
         encoding = {"chunks": kwargs["chunks"], "compressors": (kwargs["compressors"],)}
@@ -188,7 +203,7 @@ class Bench:
             array[1:40, 3:300, 5:700] = self.values[1:40, 3:300, 5:700]
 
         def dataset() -> None:
-            self.dataset.to_zarr(
+            (self.dataset.zarr_gpu if name == DIRECT else self.dataset).to_zarr(
                 target / "xarray", mode="w", encoding={"field": encoding}, consolidated=False
             )
 
@@ -207,14 +222,14 @@ def measure(bench: Bench, names: list[str], rounds: int) -> dict[str, dict[str, 
     runs: dict[str, dict[str, Run]] = {}
     for name in names:
         with pipeline(name):
-            for action, (read, expected) in bench.reads().items():
+            for action, (read, expected) in bench.reads(name).items():
                 same(read(), expected, f"{name}, {action}")
                 runs.setdefault(action, {})[name] = read
             for action, (write, read_again) in bench.writes(name).items():
                 try:
                     write()
                 except Exception as error:
-                    if name == "zarr_gpu":
+                    if name in ("zarr_gpu", DIRECT):
                         raise
                     print(f"{name} cannot do {action}: {type(error).__name__}: {error}")
                     continue
