@@ -20,7 +20,8 @@ from zarr_gpu.interop import zarr_batch
 
 pytestmark = [pytest.mark.peer, pytest.mark.filterwarnings("ignore")]
 
-HASHES = tuple(map(int, zarr.__version__.split(".")[:2])) >= (3, 3)
+VERSION = tuple(map(int, zarr.__version__.split(".")[:2]))
+HASHES = VERSION >= (3, 3)
 """Before, zarr-python fails at fill values of void types inside of shards."""
 orders = st.sampled_from("CF")
 KINDS = ["basic", "integer", "oindex", "oindex and integer", "mask axis", "vindex", "mask", "block"]
@@ -105,7 +106,10 @@ def test_any_sequence_of_requests(kwargs, seed, data):
     """Two arrays, one of them with our pipeline: same values, same chunks stored, all the time."""
     assume(0 not in kwargs["shape"])
     assume(HASHES or getattr(kwargs["dtype"], "kind", "") != "V")
-    assume(HASHES or type(kwargs["dtype"]).__name__ != "VariableLengthBytes")  # written as arrays
+    strings = type(kwargs["dtype"]).__name__ == "VariableLengthBytes"
+    assume(VERSION >= (3, 4) or not strings)  # written as arrays by 3.2, not everywhere by 3.3
+    big = getattr(getattr(kwargs.get("serializer"), "endian", None), "value", "") == "big"
+    assume(VERSION != (3, 2) or not (big and kwargs.get("filters")))  # which it reads wrongly
     config = {"write_empty_chunks": data.draw(st.booleans()), "order": data.draw(orders)}
     rng = np.random.default_rng(seed)
     stores = [zarr.storage.MemoryStore(), zarr.storage.MemoryStore()]
@@ -122,7 +126,11 @@ def test_any_sequence_of_requests(kwargs, seed, data):
             mine.resize(shape)
             where = draw_selection(data, mine, unique=True)
         new = draw_values(data, mine, np.shape(get(theirs, *where)), rng)
-        put(theirs, *where, new)
+        try:
+            put(theirs, *where, new)
+        except ValueError:  # older ones cannot write every selection into shards
+            assume(VERSION >= (3, 4))
+            raise
         put(mine, *where, new)
         assert keys(stores[1]) == keys(stores[0])
         for reader in (mine, default(stores[1], path="a/b"), ours(stores[0], path="a/b")):
