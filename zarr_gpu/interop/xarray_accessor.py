@@ -1,4 +1,8 @@
-"""``.zarr_gpu`` on xarray's objects. Imported by :mod:`zarr_gpu.interop.xarray`."""
+"""``.zarr_gpu`` on xarray's objects: ``ds.zarr_gpu.to_zarr(store)``.
+
+Imported by :mod:`zarr_gpu` where xarray has been imported before it, as sorted imports do, and by
+:mod:`zarr_gpu.interop.xarray`, which xarray imports for ``engine="zarr_gpu"``.
+"""
 
 from __future__ import annotations
 
