@@ -1,6 +1,9 @@
 """dask arrays from and to stores: what is read, what is refused, how large the graphs are."""
 
+import os
 import pickle
+import subprocess
+import sys
 from itertools import accumulate, pairwise
 
 import cloudpickle
@@ -402,6 +405,34 @@ def test_dasks_own_store(array):
     part = da.full((10, 10), 7, chunks=10)
     da.store(part, array, regions=(slice(10, 20), slice(0, 10)), lock=False)
     assert (array[10:20, :10] == 7).all()
+
+
+def test_arrays_of_expressions(tmp_path):
+    """dask.array with query planning, which can be switched on before its first import only."""
+    code = f"""
+import numpy as np, dask.array as da, xarray as xr, zarr_gpu
+from zarr_gpu.interop.dask_graph import arrays_behind
+values = np.arange(42).reshape(7, 6)
+x = zarr_gpu.to_dask(zarr_gpu.create_array({str(tmp_path / "a")!r}, data=values, chunks=(3, 2)))
+assert not isinstance(x, da.core.Array)
+np.testing.assert_array_equal(x[::-2, 1:].compute(), values[::-2, 1:])
+assert arrays_behind(x + 1)
+y = (x * 2).rechunk(4)[1:].T
+how = {{"chunks": (2, 2), "align_chunks": True, "compute": False}}
+later = zarr_gpu.from_dask(y, {str(tmp_path / "b")!r}, **how)
+np.testing.assert_array_equal(later.compute()[...], (values * 2)[1:].T)
+data = xr.Dataset({{"v": (("y", "x"), x), "w": (("y", "x"), x + 1)}})
+group = data.zarr_gpu.to_zarr({str(tmp_path / "c")!r})
+np.testing.assert_array_equal(group["w"][...], values + 1)
+print("whole")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "DASK_ARRAY__QUERY_PLANNING": "True"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "whole\n", done.stderr
 
 
 def test_a_store_that_fails_midway():

@@ -88,7 +88,7 @@ def store_blocks(
         start = _start(x, array, region)
         if check:
             x = _aligned(x, array, start, align_chunks)
-        stored.append(_stored(x, array, start))
+        stored.append(_stored(_with_layers(x), array, start))
     name = f"{_PREFIX}-stored-{uuid.uuid4().hex}"
     keys = [key for array in stored for key in dask.core.flatten(array.__dask_keys__())]
     graph: dict[Any, Any] = {}
@@ -175,6 +175,15 @@ class Holder:
 
     def __reduce__(self) -> Any:
         return Holder, (self.value, self.last)
+
+
+def _with_layers(x: Any) -> Any:
+    """An array with a graph; with ``array.query-planning`` dask's have expressions instead."""
+    if isinstance(x, da.core.Array):
+        return x
+    planned = x.optimize()
+    name = next(dask.core.flatten(planned.__dask_keys__()))[0]
+    return da.core.Array(dict(planned.__dask_graph__()), name, planned.chunks, meta=x._meta)  # noqa: SLF001 - as dask's own functions do
 
 
 def _stored(x: Any, array: Array, start: Shape) -> Any:
