@@ -271,6 +271,24 @@ def test_storage_options(stores):
     xr.testing.assert_identical(datasets.read(stores["times", 3]), found.load())
 
 
+def test_the_fill_value_as_mask(tmp_path):
+    """xarray's own engine does not look at use_zarr_fill_value_as_mask for datasets."""
+    for zarr_format in (2, 3):
+        root = zarr_gpu.create_group(tmp_path / f"{zarr_format}", zarr_format=zarr_format)
+        named = {"dimension_names": ["x"]} if zarr_format == 3 else {}
+        array = root.create_array("a", shape=3, dtype="i2", fill_value=7, **named)
+        array[:2] = [7, 1]
+        if zarr_format == 2:
+            array.attrs["_ARRAY_DIMENSIONS"] = ["x"]
+        for masks, expected in ((None, zarr_format == 2), (True, True), (False, False)):
+            option = {} if masks is None else {"use_zarr_fill_value_as_mask": masks}
+            found = xr.open_dataset(tmp_path / f"{zarr_format}", **ENGINE, **option).a
+            missing = np.nan if expected else 7
+            np.testing.assert_array_equal(found, [missing, 1, missing])
+            tree = xr.open_datatree(tmp_path / f"{zarr_format}", **ENGINE, **option)
+            np.testing.assert_array_equal(tree.a, found)
+
+
 def test_consolidated_metadata(tmp_path):
     root = zarr_gpu.create_group(tmp_path / "s")
     root.create_array("a", data=np.arange(3), dimension_names=["x"])

@@ -11,6 +11,7 @@ import xarray as xr
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
+from xarray.core import indexing
 
 import zarr_gpu
 import zarr_gpu.interop.xarray  # ds.zarr_gpu
@@ -168,6 +169,9 @@ LOSSES = {
     ),
     "fractions": (np.arange(2), np.array([1.7]), "int64, which cannot hold float64"),
     "large numbers": (np.arange(2, dtype="i1"), np.array([1, 300]), "int8, which cannot hold"),
+    "very negative numbers": (
+        np.arange(2, dtype="i1"), np.array([1, -300]), "int8, which cannot hold int64",
+    ),
     "negative numbers": (np.arange(2, dtype="u8"), np.array([-1]), "uint64, which cannot hold"),
     "complex numbers": (np.arange(2.0), np.array([1j]), "which cannot hold complex128"),
     "truth": (np.array([True]), np.array([2]), "bool, which cannot hold int64"),
@@ -226,9 +230,10 @@ def test_times_that_were_never_decoded(both):
 
 
 def test_units_written_otherwise_are_the_same(tmp_path):
-    encoding = {"v": {"units": "days since 2000-1-1T00:00", "calendar": "standard"}}
+    encoding = {"v": {"units": "days since 2000-01-01", "calendar": "standard"}}
     dataset = xr.Dataset({"v": ("t", np.array(["2000-01-01", "2000-01-02"], "M8[ns]"))})
-    dataset.zarr_gpu.to_zarr(tmp_path / "s", encoding=encoding)
+    group = dataset.zarr_gpu.to_zarr(tmp_path / "s", encoding=encoding, consolidated=False)
+    group["v"].attrs["units"] = "days since 2000-1-1T0:00:00.0"
     (dataset + np.timedelta64(2, "D")).zarr_gpu.to_zarr(tmp_path / "s", append_dim="t")
     found = xr.open_dataset(tmp_path / "s", engine="zarr_gpu")
     assert (found.v == np.arange("2000-01-01", "2000-01-05", dtype="M8[D]")).all()
@@ -271,6 +276,13 @@ def test_regions(both):
     both.refuse(part, "both append_dim", region={"t": slice(3, 7)}, append_dim="t", mode="a")
 
 
+class Unread(xr.backends.BackendArray):
+    shape, dtype = (4,), np.dtype("f8")
+
+    def __getitem__(self, key):
+        raise AssertionError("this is refused before it is read")
+
+
 def test_modes(both):
     first, second = growing(0, 4), growing(0, 4, factor=2)
     both.write(first[["v"]])
@@ -289,6 +301,14 @@ def test_modes(both):
     both.check()
     both.write(second[["when"]], mode="w")
     assert set(both.check().data_vars) == {"when"}
+    lazy = xr.Dataset({"v": ("t", indexing.LazilyIndexedArray(Unread()))})
+    with pytest.raises(ContainsGroupError):
+        lazy.zarr_gpu.to_zarr(both.ours)
+    first[["v"]].zarr_gpu.to_zarr(both.ours, mode="a", group="packed")
+    for mode in ("a", "w-"):
+        with pytest.raises(ContainsGroupError):
+            first[["packed"]].zarr_gpu.to_zarr(both.ours, mode=mode)
+    assert "v" in zarr_gpu.open_group(both.ours, path="packed"), "a group is no array to replace"
 
 
 def test_groups_and_attributes(both):
@@ -320,6 +340,12 @@ def test_consolidated_metadata(both):
     for consolidated in (True, None):
         both.write(growing(0, 4), mode="w", consolidated=consolidated)
         both.check()
+    both.write(growing(0, 4), mode="w", consolidated=False)
+    part = growing(0, 2).drop_vars(["still", "x"])
+    for how in ({"mode": "r+"}, {"region": {"t": slice(0, 2)}}):
+        (part if "region" in how else growing(0, 4)).zarr_gpu.to_zarr(both.ours, **how)
+    with pytest.raises(ValueError, match="no consolidated metadata"):
+        zarr_gpu.open_consolidated(both.ours)
     group = growing(0, 4).zarr_gpu.to_zarr({}, zarr_format=both.zarr_format)
     assert isinstance(group, zarr_gpu.Group) and set(group) == {
         "v",
@@ -366,6 +392,23 @@ def test_trees(both):
     both.check(group="k")
     with pytest.raises(ValueError, match="groups that the tree does not have"):
         tree.zarr_gpu.to_zarr(both.ours, mode="w", encoding={"/z": {}})
+
+
+def test_trees_that_are_there(both):
+    tree = xr.DataTree.from_dict({"/": growing(0, 4)[["v"]], "/k/l": growing(0, 4, factor=2)})
+    double = tree.map_over_datasets(lambda node: node[["v"]] * 2 if "v" in node else node)
+    grown = double.assign(w=xr.DataArray([1, 2], dims="q"))
+    for one, mode in ((tree, "w-"), (double, "r+"), (grown, "a")):
+        with datasets.quiet():
+            one.to_zarr(both.theirs, mode=mode, zarr_format=both.zarr_format)
+            one.zarr_gpu.to_zarr(both.ours, mode=mode, zarr_format=both.zarr_format)
+        for group in ("", "k/l"):
+            both.check(group=group)
+    with pytest.raises(ContainsGroupError):
+        tree.zarr_gpu.to_zarr(both.ours)
+    with pytest.raises(ValueError, match="makes no new ones"):
+        tree.assign(u=grown.w).zarr_gpu.to_zarr(both.ours, mode="r+")
+    both.check(group="k/l")
 
 
 # -- blocks of dask ---------------------------------------------------------------------------

@@ -48,10 +48,9 @@ def to_device(dataset: Any, arrays: Mapping[str, Array], device: str) -> Any:
         moved[name] = DeviceVariable(
             variable.dims, LazilyIndexedArray(data), variable.attrs, variable.encoding
         )
-    closes, encoding = dataset._close, dataset.encoding  # noqa: SLF001 - assign() forgets it
+    closes = dataset._close  # noqa: SLF001 - assign() forgets it
     out = dataset.assign(moved)
     out.set_close(closes)
-    out.encoding = encoding
     return out
 
 

@@ -35,7 +35,21 @@ _SETTINGS = ("write_empty_chunks",)
 _OURS_TO_IGNORE = ("source", "original_shape", "preferred_chunks", "cache_metadata")
 _BLOSC = {"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1, "blocksize": 0}
 """What zarr-python 3.4 compresses arrays of format 2 with, unless told otherwise."""
+UNNAMED = "__xarray_dataarray_variable__"
+NAME = "__xarray_dataarray_name__"
+"""How xarray stores a data array that has no name, or that of one of its coordinates."""
 _TAKES_FORMAT = "zarr_format" in inspect.signature(encode_zarr_variable).parameters
+
+
+def as_dataset(array: Any) -> Any:
+    """A data array as a dataset that :func:`xarray.open_dataarray` turns back into it."""
+    if array.name is None:
+        return array.to_dataset(name=UNNAMED)
+    if array.name in array.coords or array.name in array.dims:
+        dataset = array.to_dataset(name=UNNAMED)
+        dataset.attrs[NAME] = array.name
+        return dataset
+    return array.to_dataset()
 
 
 def check_names(dataset: Any) -> None:

@@ -36,7 +36,7 @@ __all__ = [
     "xarray",
 ]
 
-TRIED = "2025.9 to 2026.9"
+TRIED = "2025.9.1 to 2026.9"
 
 try:
     from xarray.backends import (

@@ -24,14 +24,10 @@ from zarr_gpu.interop import xarray_encoding as encodings
 from zarr_gpu.interop import xarray_region as regions
 from zarr_gpu.interop.xarray import DataStore, arrays_behind, opens
 from zarr_gpu.interop.xarray_names import encode_dataset_coordinates
-from zarr_gpu.nodes import StorePath, read_group
+from zarr_gpu.nodes import StorePath, check_absent, read_group
 from zarr_gpu.opening import open_group
 from zarr_gpu.places import chosen_format, find_place
 from zarr_gpu.stores.zip import ZipStore
-
-UNNAMED = "__xarray_dataarray_variable__"
-NAME = "__xarray_dataarray_name__"
-"""How xarray stores a data array that has no name, or that of one of its coordinates."""
 
 
 def to_zarr(
@@ -69,7 +65,7 @@ def to_zarr(
         zarr_format=zarr_format,
     )
     below = (group or "").strip("/")
-    sink.refuse_own_source([dataset], below)
+    sink.refuse_place([dataset], below)
     node = None if sink.anew else sink.open(below, consolidated)
     plans = sink.plan(dataset, node, region, encoding or {})
     node = node or sink.open(below, consolidated)
@@ -112,7 +108,7 @@ def tree_to_zarr(
         for path, node in tree.subtree_with_keys
     }
     chosen = {path: encoding.get(node.path) or {} for path, node in tree.subtree_with_keys}
-    sink.refuse_own_source(datasets.values(), "")
+    sink.refuse_place(datasets.values(), "")
     root = None if sink.anew else sink.open("", consolidated)
     plans = {
         path: sink.plan(dataset, root and _child(root, path), None, chosen[path])
@@ -125,17 +121,6 @@ def tree_to_zarr(
 
 def _child(root: Group, path: str) -> Group:
     return root if path in ("", ".") else root.require_group(path)
-
-
-def as_dataset(array: Any) -> Any:
-    """A data array as a dataset that :func:`xarray.open_dataarray` turns back into it."""
-    if array.name is None:
-        return array.to_dataset(name=UNNAMED)
-    if array.name in array.coords or array.name in array.dims:
-        dataset = array.to_dataset(name=UNNAMED)
-        dataset.attrs[NAME] = array.name
-        return dataset
-    return array.to_dataset()
 
 
 def chosen_mode(mode: str | None, append_dim: Hashable | None, region: Any) -> str:
@@ -359,11 +344,16 @@ class Sink:
             data=data,
         )
 
-    def refuse_own_source(self, datasets: Iterable[Any], below: str) -> None:
-        """ValueError when emptying the place would delete what is still to be read from it."""
+    def refuse_place(self, datasets: Iterable[Any], below: str) -> None:
+        """Before anything is loaded: ContainsGroupError or ContainsArrayError with mode ``w-``.
+
+        ValueError when emptying the place would delete what is still to be read from it.
+        """
+        place = self.place / below if below else self.place
+        if self.mode == "w-":
+            check_absent(place.store, place.path)
         if self.mode != "w":
             return
-        place = self.place / below if below else self.place
         for dataset in datasets:
             for name, variable in dataset.variables.items():
                 for array in arrays_behind(variable):
