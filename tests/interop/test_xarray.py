@@ -3,8 +3,6 @@
 import asyncio
 import copy
 import pickle
-import subprocess
-import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -464,15 +462,8 @@ def test_guessing_leaves_xarrays_own_engine_alone(monkeypatch):
     assert not engine.guess_can_open("a.nc") and not engine.guess_can_open({})
 
 
-def run(code, *blocked):
-    script = f"import sys; sys.modules.update(dict.fromkeys({blocked!r}))\n{code}"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_zarr_python_is_not_needed(stores, tmp_path):
-    out = run(
+    out = datasets.run(
         f"""
 import xarray as xr
 ds = xr.open_dataset({stores["packed", 2]!r}, engine="zarr_gpu", drop_variables="missing")
@@ -485,75 +476,3 @@ print(float(ds.scaled.sum()), sys.modules["zarr"])
         "zarr",
     )
     assert out.split() == [str(float(datasets.read(stores["packed", 2]).scaled.sum())), "None"]
-
-
-def test_what_is_missing_is_named():
-    for missing, use in (
-        ("xarray", "import zarr_gpu.interop.xarray"),
-        ("dask", "zarr_gpu.to_dask(zarr_gpu.zeros(3))"),
-    ):
-        out = run(
-            f"""
-import zarr_gpu
-from zarr_gpu import *
-try:
-    {use}
-except ImportError as error:
-    print(error)
-""",
-            missing,
-        )
-        assert f"pip install 'zarr-gpu[{missing}]'" in out
-
-
-def test_importing_the_package_imports_neither():
-    out = run("import zarr_gpu; zarr_gpu.open_array; print({'xarray', 'dask'} & set(sys.modules))")
-    assert out.strip() == "set()"
-
-
-@pytest.mark.parametrize(
-    "code, expected",
-    [
-        ("import xarray as xr, zarr_gpu; there()", "True True True"),
-        ("import zarr_gpu, xarray as xr; there()", "False False False"),
-        ("import zarr_gpu, xarray as xr; xr.backends.list_engines(); there()", "True True True"),
-        ("import zarr_gpu.interop.xarray, xarray as xr; there()", "True True True"),
-    ],
-)
-def test_when_the_accessor_is_there(code, expected):
-    kinds = "(xr.Dataset, xr.DataArray, xr.DataTree)"
-    there = f"def there(): print(*(hasattr(kind, 'zarr_gpu') for kind in {kinds}))\n"
-    assert run(there + code).strip() == expected
-
-
-def test_the_accessor_takes_the_engine_along_only_when_it_is_used():
-    out = run(
-        """
-import sys, xarray as xr, zarr_gpu
-heavy = {"zarr_gpu.interop.xarray", "zarr_gpu.array", "zarr"}
-print(heavy & set(sys.modules))
-store = {}
-xr.Dataset({"v": ("x", [1, 2])}).zarr_gpu.to_zarr(store)
-print(sorted(store))
-"""
-    )
-    assert out.splitlines() == ["set()", "['v/c/0', 'v/zarr.json', 'zarr.json']"]
-
-
-@pytest.mark.parametrize(
-    "name", ["backends.zarr.FillValueCoder", "backends.zarr.encode_zarr_variable",
-             "core.indexing.LazilyIndexedArray", "conventions.encode_dataset_coordinates"],
-)  # fmt: skip
-def test_another_inside_of_xarray_is_named(name):
-    module, _, member = name.rpartition(".")
-    out = run(
-        f"""
-import xarray.{module} as module
-del module.{member}
-try:
-    import zarr_gpu.interop.xarray
-except ImportError as error:
-    print(error)
-"""
-    )
-    assert f"'{member}'" in out and "it was tried with" in out and xr.__version__ in out
