@@ -158,3 +158,9 @@ if not TYPE_CHECKING:  # type checkers shall complain about other names
             value = getattr(import_module(f"zarr_gpu.{_HOMES.get(name, 'api')}"), name)
         globals()[name] = value
         return value
+
+
+# Whoever has imported xarray gets ds.zarr_gpu, for no more than three small classes. Where xarray
+# comes later, the first dataset of engine="zarr_gpu" brings it.
+if hasattr(sys.modules.get("xarray"), "register_datatree_accessor"):
+    import_module("zarr_gpu.interop.xarray_accessor")

@@ -1,6 +1,8 @@
 """Datasets with one of everything, and the stores that xarray's own engine makes of them."""
 
 import json
+import subprocess
+import sys
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -162,3 +164,11 @@ def _plain(value):
     if isinstance(value, list):
         return [_plain(v) for v in value]
     return "NaN itself" if isinstance(value, float) and value != value else value
+
+
+def run(code, *blocked):
+    """What a Python of its own prints, in which some packages cannot be imported."""
+    script = f"import sys; sys.modules.update(dict.fromkeys({blocked!r}))\n{code}"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

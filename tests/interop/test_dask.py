@@ -1,6 +1,9 @@
 """dask arrays from and to stores: what is read, what is refused, how large the graphs are."""
 
+import os
 import pickle
+import subprocess
+import sys
 from itertools import accumulate, pairwise
 
 import cloudpickle
@@ -312,11 +315,33 @@ def test_irregular_and_unknown_blocks():
         zarr_gpu.from_dask(VALUES, {})
 
 
-def test_the_source_is_not_overwritten(array):
-    lazy = zarr_gpu.to_dask(array) + 1
+SOURCES = {
+    "plain": zarr_gpu.to_dask,
+    "inline": lambda array: zarr_gpu.to_dask(array, inline_array=True),
+    "optimized": lambda array: dask.optimize(zarr_gpu.to_dask(array) + 1)[0],
+    "both": lambda array: dask.optimize(zarr_gpu.to_dask(array, inline_array=True) + 1)[0],
+    "of dask": lambda array: da.from_array(array, chunks=10, inline_array=True),
+    "argument": lambda array: da.zeros((43, 29), chunks=9).map_blocks(lambda b, a: b, array),
+    "keyword": lambda array: da.zeros((43, 29), chunks=9).map_blocks(lambda b, a: b, a=array),
+    "rechunked": lambda array: zarr_gpu.to_dask(array).rechunk(7)[::2].T,
+}
+
+
+@pytest.mark.parametrize("how", SOURCES)
+def test_the_source_is_not_overwritten(array, how):
+    lazy = SOURCES[how](array) + 1
+    assert arrays_behind(lazy)[0] is array
     with pytest.raises(ValueError, match="would destroy the array"):
-        zarr_gpu.from_dask(lazy, array.store, overwrite=True)
+        zarr_gpu.from_dask(lazy, array.store, overwrite=True, align_chunks=True)
     np.testing.assert_array_equal(array[...], VALUES)
+    assert not arrays_behind(da.ones(9, chunks=3) + 1)
+
+
+def test_sources_are_found_without_making_the_tasks():
+    array = zarr_gpu.create_array({}, shape=(10**9,), dtype="i1", chunks=(10,))
+    lazy = da.from_array(Source(array), chunks=10**8, meta=np.empty(0, "i1"))
+    blocks = dict.__len__(lazy.dask.layers)
+    assert arrays_behind(lazy + 1) == [array] and blocks == 2
 
 
 def test_computing_later(tmp_path):
@@ -326,6 +351,107 @@ def test_computing_later(tmp_path):
     assert not array[...].any()
     assert delayed.compute() == array
     np.testing.assert_array_equal(array[...], VALUES)
+
+
+def test_blocks_of_objects_need_a_type(tmp_path):
+    x = da.from_array(np.array(["a", "bcd", ""], object), chunks=2)
+    with pytest.raises(ValueError, match="pass str"):
+        zarr_gpu.from_dask(x, tmp_path / "o")
+    assert zarr_gpu.from_dask(x, tmp_path / "o", dtype=str)[...].tolist() == ["a", "bcd", ""]
+    half = zarr_gpu.from_dask(da.arange(4, chunks=2), {}, dtype="f2")
+    assert half.dtype == "f2" and half[3] == 3
+    with pytest.raises(TypeError, match="dtype="):
+        zarr_gpu.from_dask(x, half, dtype=str)
+
+
+def test_masks_are_refused(tmp_path):
+    x = da.ma.masked_equal(da.arange(6, chunks=2), 3)
+    with pytest.raises(TypeError, match="filled"):
+        zarr_gpu.from_dask(x, tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+    assert zarr_gpu.from_dask(da.ma.filled(x, -1), {})[...].tolist() == [0, 1, 2, -1, 4, 5]
+
+
+def test_blocks_of_several_lengths(tmp_path):
+    chunks = [[2, 5, 3], [4, 4]]
+    array = zarr_gpu.create_array(tmp_path / "a", shape=(10, 8), dtype="i4", chunks=chunks)
+    x = zarr_gpu.to_dask(array)
+    assert x.chunks == ((2, 5, 3), (4, 4))
+    values = np.arange(80).reshape(10, 8)
+    zarr_gpu.from_dask(da.from_array(values, chunks=x.chunks), array)
+    np.testing.assert_array_equal(x, values)
+    with pytest.raises(UnsafeConcurrentWriteError, match=r"meet at 5 of axis 0.*\(2:7 there\)"):
+        zarr_gpu.from_dask(da.from_array(values, chunks=5), array)
+    zarr_gpu.from_dask(da.from_array(values + 1, chunks=5), array, align_chunks=True)
+    np.testing.assert_array_equal(x, values + 1)
+    again = zarr_gpu.from_dask(x, {}, chunks=chunks)
+    assert again.write_chunk_sizes == array.write_chunk_sizes
+    np.testing.assert_array_equal(again[...], values + 1)
+
+
+def test_two_stored_at_once(array):
+    whole, parts = zarr_gpu.to_dask(array), []
+    target = zarr_gpu.create_array({}, shape=VALUES.shape, dtype="i8", chunks=(10, 29))
+    for span in (slice(0, 15), slice(15, 43)):  # a chunk is shared: our locks keep it whole
+        part = whole[span].rechunk(-1)
+        parts.append(zarr_gpu.from_dask(part, target, region=(span, slice(None)), compute=False))
+    assert dask.compute(*parts) == (target, target)
+    np.testing.assert_array_equal(target[...], VALUES)
+
+
+def test_dasks_own_store(array):
+    da.store(da.from_array(VALUES * 2, chunks=(10, 10)), array)
+    np.testing.assert_array_equal(array[...], VALUES * 2)
+    part = da.full((10, 10), 7, chunks=10)
+    da.store(part, array, regions=(slice(10, 20), slice(0, 10)), lock=False)
+    assert (array[10:20, :10] == 7).all()
+
+
+def test_arrays_of_expressions(tmp_path):
+    """dask.array with query planning, which can be switched on before its first import only."""
+    code = f"""
+import numpy as np, dask.array as da, xarray as xr, zarr_gpu
+from zarr_gpu.interop.dask_graph import arrays_behind
+values = np.arange(42).reshape(7, 6)
+x = zarr_gpu.to_dask(zarr_gpu.create_array({str(tmp_path / "a")!r}, data=values, chunks=(3, 2)))
+assert not isinstance(x, da.core.Array)
+np.testing.assert_array_equal(x[::-2, 1:].compute(), values[::-2, 1:])
+assert arrays_behind(x + 1)
+y = (x * 2).rechunk(4)[1:].T
+how = {{"chunks": (2, 2), "align_chunks": True, "compute": False}}
+later = zarr_gpu.from_dask(y, {str(tmp_path / "b")!r}, **how)
+np.testing.assert_array_equal(later.compute()[...], (values * 2)[1:].T)
+data = xr.Dataset({{"v": (("y", "x"), x), "w": (("y", "x"), x + 1)}})
+group = data.zarr_gpu.to_zarr({str(tmp_path / "c")!r})
+np.testing.assert_array_equal(group["w"][...], values + 1)
+print("whole")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "DASK_ARRAY__QUERY_PLANNING": "True"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "whole\n", done.stderr
+
+
+def test_a_store_that_fails_midway():
+    class Full(MemoryStore):
+        def set(self, key, value):
+            if key == "c/2":
+                raise OSError("no space left")
+            super().set(key, value)
+
+    store = Full()
+    x = da.arange(40, chunks=10)
+    with pytest.raises(OSError, match="no space left"), dask.config.set(scheduler="sync"):
+        zarr_gpu.from_dask(x, store)
+    stored = zarr_gpu.open_array(store)[...].reshape(4, 10)
+    for block, expected in zip(stored, np.arange(40).reshape(4, 10), strict=True):
+        assert not block.any() or (block == expected).all(), "whole or not at all"
+    store.set = lambda key, value: MemoryStore.set(store, key, value)
+    zarr_gpu.from_dask(x, zarr_gpu.open_array(store))
+    np.testing.assert_array_equal(zarr_gpu.open_array(store)[...], np.arange(40))
 
 
 def test_errors_of_tasks_reach_the_caller(tmp_path):

@@ -1,5 +1,6 @@
 """ds.zarr_gpu.to_zarr: what it stores is what xarray's to_zarr stores, documents included."""
 
+import zipfile
 from itertools import pairwise
 
 import dask
@@ -10,11 +11,13 @@ import xarray as xr
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
+from xarray.core import indexing
 
 import zarr_gpu
 import zarr_gpu.interop.xarray  # ds.zarr_gpu
 from tests.interop import datasets
 from zarr_gpu.errors import ContainsGroupError, ReadOnlyError, UnsafeConcurrentWriteError
+from zarr_gpu.stores.zip import ZipStore
 
 FORMATS = (2, 3)
 BLOCKS = {2: None, 3: 4}
@@ -109,6 +112,9 @@ def test_encodings(tmp_path, zarr_format):
         }
     both.write(dataset, encoding=encoding)
     both.check()
+    numbers = {"a": {"chunks": np.int64(4)}, "b": {"chunks": [np.int32(4), 2]}}
+    group = dataset.zarr_gpu.to_zarr({}, encoding=numbers, zarr_format=zarr_format)
+    assert group["a"].chunks == (4, 4) and group["b"].chunks == (4, 2)
     both.refuse(dataset, "already", mode="a", encoding={"a": {"chunks": (2, 2)}})
     both.refuse(dataset, "unknown encoding", mode="w", encoding={"a": {"chunk": (2, 2)}})
     both.refuse(dataset, "'nothing'", mode="w", encoding={"nothing": {}})
@@ -144,6 +150,93 @@ def test_append(both):
     both.refuse(growing(15, 17).drop_vars("x").isel(x=[0, 1]), "values along 'x'", append_dim="t")
     both.refuse(growing(15, 17).assign(x=["aa", "b", "c"]), "cannot hold", append_dim="t")
     both.refuse(growing(15, 17), "append_dim needs", append_dim="t", mode="w")
+
+
+LOSSES = {
+    "half days among days": (
+        np.array(["2000-01-01", "2000-01-02"], "M8[ns]"),
+        np.array(["2000-01-03T12"], "M8[ns]"),
+        "'days since 2000-01-01.*need 'hours",
+    ),
+    "milliseconds among seconds": (
+        np.array([1, 2], "m8[s]"), np.array([1500], "m8[ms]"), "'seconds'.*need 'milliseconds'",
+    ),
+    "times among numbers": (
+        np.arange(2), np.array(["2000-01-03"], "M8[ns]"), "int64, which cannot hold datetime64",
+    ),
+    "numbers among times": (
+        np.array(["2000-01-01"], "M8[ns]"), np.arange(2.0), "which cannot hold float64",
+    ),
+    "fractions": (np.arange(2), np.array([1.7]), "int64, which cannot hold float64"),
+    "large numbers": (np.arange(2, dtype="i1"), np.array([1, 300]), "int8, which cannot hold"),
+    "very negative numbers": (
+        np.arange(2, dtype="i1"), np.array([1, -300]), "int8, which cannot hold int64",
+    ),
+    "negative numbers": (np.arange(2, dtype="u8"), np.array([-1]), "uint64, which cannot hold"),
+    "complex numbers": (np.arange(2.0), np.array([1j]), "which cannot hold complex128"),
+    "truth": (np.array([True]), np.array([2]), "bool, which cannot hold int64"),
+    "long bytes": (np.array([b"ab"]), np.array([b"abc"]), "which cannot hold .S3"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("zarr_format", FORMATS)
+@pytest.mark.parametrize("case", LOSSES)
+def test_nothing_is_stored_as_something_else(case, zarr_format):
+    """xarray stores other values (half days as another month) in all cases but the last."""
+    old, new, match = LOSSES[case]
+    old, new = (xr.Dataset({"v": ("t", values)}) for values in (old, new))
+    store = {}
+    with datasets.quiet():
+        old.zarr_gpu.to_zarr(store, zarr_format=zarr_format)
+        before = dict(store)
+        for how in ({"append_dim": "t"}, {"region": {"t": slice(0, new.sizes["t"])}}):
+            with pytest.raises(ValueError, match=match):
+                new.zarr_gpu.to_zarr(store, **how)
+    assert store == before
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        (np.arange(2, dtype="i1"), np.array([-128, 127])),
+        (np.arange(2, dtype="f4"), np.array([1.5])),
+        (np.arange(2.0), np.array([7])),
+        (np.array(["2000-01-01", "2000-01-02"], "M8[ns]"), np.array(["1999-01-01"], "M8[s]")),
+        (np.array(["2000-01-01T01"], "M8[ns]"), np.array(["2000-01-02T01"], "M8[h]")),
+        (np.array([1, 2], "m8[s]"), np.array([60_000], "m8[ms]")),
+        (np.array(["a", "bc"], object), np.array(["longer"], object)),
+    ],
+)
+def test_what_fits_is_stored(both, old, new):
+    old, new = (xr.Dataset({"v": ("t", values)}) for values in (old, new))
+    both.write(old)
+    both.write(new, append_dim="t")
+    found = both.check()
+    assert (found.v[-new.sizes["t"] :].values == new.v.values).all()
+
+
+def test_times_that_were_never_decoded(both):
+    days = xr.Dataset({"t": ("t", np.arange("2000-01-01", "2000-01-05", dtype="M8[D]"))})
+    both.write(days.assign(v=("t", np.arange(4))))
+    with xr.open_dataset(both.ours, engine="zarr_gpu", decode_times=False) as raw:
+        raw.load()
+    raw["t"] = raw.t + 4
+    raw.t.attrs = dict(xr.open_zarr(both.ours, decode_times=False).t.attrs)
+    both.write(raw, append_dim="t")
+    assert both.check().t[-1] == np.datetime64("2000-01-08")
+    raw.t.attrs["units"] = "hours since 2000-01-01"
+    with pytest.raises(ValueError, match=r"'days since 2000-01-01.*need 'hours"):
+        raw.zarr_gpu.to_zarr(both.ours, append_dim="t")
+
+
+def test_units_written_otherwise_are_the_same(tmp_path):
+    encoding = {"v": {"units": "days since 2000-01-01", "calendar": "standard"}}
+    dataset = xr.Dataset({"v": ("t", np.array(["2000-01-01", "2000-01-02"], "M8[ns]"))})
+    group = dataset.zarr_gpu.to_zarr(tmp_path / "s", encoding=encoding, consolidated=False)
+    group["v"].attrs["units"] = "days since 2000-1-1T0:00:00.0"
+    (dataset + np.timedelta64(2, "D")).zarr_gpu.to_zarr(tmp_path / "s", append_dim="t")
+    found = xr.open_dataset(tmp_path / "s", engine="zarr_gpu")
+    assert (found.v == np.arange("2000-01-01", "2000-01-05", dtype="M8[D]")).all()
 
 
 def test_append_to_an_axis_without_coordinate(both):
@@ -183,6 +276,13 @@ def test_regions(both):
     both.refuse(part, "both append_dim", region={"t": slice(3, 7)}, append_dim="t", mode="a")
 
 
+class Unread(xr.backends.BackendArray):
+    shape, dtype = (4,), np.dtype("f8")
+
+    def __getitem__(self, key):
+        raise AssertionError("this is refused before it is read")
+
+
 def test_modes(both):
     first, second = growing(0, 4), growing(0, 4, factor=2)
     both.write(first[["v"]])
@@ -201,6 +301,14 @@ def test_modes(both):
     both.check()
     both.write(second[["when"]], mode="w")
     assert set(both.check().data_vars) == {"when"}
+    lazy = xr.Dataset({"v": ("t", indexing.LazilyIndexedArray(Unread()))})
+    with pytest.raises(ContainsGroupError):
+        lazy.zarr_gpu.to_zarr(both.ours)
+    first[["v"]].zarr_gpu.to_zarr(both.ours, mode="a", group="packed")
+    for mode in ("a", "w-"):
+        with pytest.raises(ContainsGroupError):
+            first[["packed"]].zarr_gpu.to_zarr(both.ours, mode=mode)
+    assert "v" in zarr_gpu.open_group(both.ours, path="packed"), "a group is no array to replace"
 
 
 def test_groups_and_attributes(both):
@@ -232,6 +340,12 @@ def test_consolidated_metadata(both):
     for consolidated in (True, None):
         both.write(growing(0, 4), mode="w", consolidated=consolidated)
         both.check()
+    both.write(growing(0, 4), mode="w", consolidated=False)
+    part = growing(0, 2).drop_vars(["still", "x"])
+    for how in ({"mode": "r+"}, {"region": {"t": slice(0, 2)}}):
+        (part if "region" in how else growing(0, 4)).zarr_gpu.to_zarr(both.ours, **how)
+    with pytest.raises(ValueError, match="no consolidated metadata"):
+        zarr_gpu.open_consolidated(both.ours)
     group = growing(0, 4).zarr_gpu.to_zarr({}, zarr_format=both.zarr_format)
     assert isinstance(group, zarr_gpu.Group) and set(group) == {
         "v",
@@ -278,6 +392,23 @@ def test_trees(both):
     both.check(group="k")
     with pytest.raises(ValueError, match="groups that the tree does not have"):
         tree.zarr_gpu.to_zarr(both.ours, mode="w", encoding={"/z": {}})
+
+
+def test_trees_that_are_there(both):
+    tree = xr.DataTree.from_dict({"/": growing(0, 4)[["v"]], "/k/l": growing(0, 4, factor=2)})
+    double = tree.map_over_datasets(lambda node: node[["v"]] * 2 if "v" in node else node)
+    grown = double.assign(w=xr.DataArray([1, 2], dims="q"))
+    for one, mode in ((tree, "w-"), (double, "r+"), (grown, "a")):
+        with datasets.quiet():
+            one.to_zarr(both.theirs, mode=mode, zarr_format=both.zarr_format)
+            one.zarr_gpu.to_zarr(both.ours, mode=mode, zarr_format=both.zarr_format)
+        for group in ("", "k/l"):
+            both.check(group=group)
+    with pytest.raises(ContainsGroupError):
+        tree.zarr_gpu.to_zarr(both.ours)
+    with pytest.raises(ValueError, match="makes no new ones"):
+        tree.assign(u=grown.w).zarr_gpu.to_zarr(both.ours, mode="r+")
+    both.check(group="k/l")
 
 
 # -- blocks of dask ---------------------------------------------------------------------------
@@ -367,8 +498,11 @@ def test_what_variables_share_is_computed_once(tmp_path):
 
 def test_the_source_is_not_overwritten(tmp_path):
     growing(0, 8).zarr_gpu.to_zarr(tmp_path / "s")
-    for chunks in (None, {}):
-        lazy = xr.open_dataset(tmp_path / "s", engine="zarr_gpu", chunks=chunks)
+    opened = {"chunks": None}, {"chunks": {}}, {"chunks": {}, "inline_array": True}
+    for options in opened:
+        lazy = xr.open_dataset(tmp_path / "s", engine="zarr_gpu", **options)
+        with pytest.raises(ValueError, match="still to be read from"):
+            dask.optimize(lazy)[0].zarr_gpu.to_zarr(tmp_path / "s", mode="w")
         with pytest.raises(ValueError, match="still to be read from"):
             lazy.zarr_gpu.to_zarr(tmp_path / "s", mode="w")
         lazy.load().zarr_gpu.to_zarr(tmp_path / "s", mode="w")
@@ -381,5 +515,16 @@ def test_stores_that_cannot_be_written(tmp_path):
     with pytest.raises(ReadOnlyError):
         growing(0, 8).zarr_gpu.to_zarr(store, mode="a")
     zipped = str(tmp_path / "z.zip")
-    growing(0, 8).zarr_gpu.to_zarr(zipped).store.close()
-    xr.testing.assert_equal(xr.open_dataset(zipped, engine="zarr_gpu"), growing(0, 8))
+    for chunk in (None, 4):
+        for compute in (True, False):
+            result = growing(0, 8, chunk).zarr_gpu.to_zarr(zipped, mode="w", compute=compute)
+            group = result if compute else result.compute()
+            with zipfile.ZipFile(zipped) as finished:
+                assert "v/zarr.json" in finished.namelist()
+            xr.testing.assert_equal(xr.open_dataset(zipped, engine="zarr_gpu"), growing(0, 8))
+            np.testing.assert_array_equal(group["t"][...], np.arange(8))
+    with ZipStore(zipped, "w") as store:
+        group = growing(0, 8).zarr_gpu.to_zarr(store)
+        assert group.store is store, "the caller's to close"
+        group["still"][0] = 5
+    assert xr.open_dataset(zipped, engine="zarr_gpu").still[0] == 5

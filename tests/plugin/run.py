@@ -12,10 +12,8 @@ after ``--`` goes to pytest::
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import shutil
-import subprocess
 import sys
 import tarfile
 from collections import Counter
@@ -24,6 +22,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
+
+import outcomes  # noqa: E402 - of this folder
 
 from tests.peer import run as peer  # noqa: E402 - found by the line above
 
@@ -92,41 +92,19 @@ def unpack(archive: Path) -> None:
 
 def run(name: str, pipeline: str | None, arguments: list[str]) -> tuple[dict[str, str], list[dict]]:
     """Outcome by test, and the statistics of every process."""
-    folder = RUN / f"record-{name}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    environ = {**os.environ, "ZG_RECORD": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    environ["PYTHONPATH"] = os.pathsep.join(map(str, (HERE, ROOT)))
-    environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    environ = dict(os.environ)
     environ.pop("ZARR_CODEC_PIPELINE__PATH", None)
     if pipeline is not None:
         environ["ZARR_CODEC_PIPELINE__PATH"] = pipeline
-    plugins = ["recorder", "pytest_asyncio.plugin", "_hypothesis_pytestplugin", "xdist"]
-    command = [sys.executable, "-m", "pytest", "-c", "pytest.ini", "-q", "-n", "2"]
-    command += ["-p", "no:cacheprovider", "--tb=short", "--no-header"]
-    for plugin in plugins:
-        command += ["-p", plugin]
     print(f"\n== {name}: {pipeline or 'as configured by default'}", flush=True)
-    with (folder / "log.txt").open("w") as log:
-        subprocess.run([*command, *arguments], cwd=RUN, env=environ, check=False, stdout=log)
-    record = folder / "outcomes.json"
-    if not record.exists():
-        raise SystemExit(f"pytest ended early; see {folder / 'log.txt'}")
-    statistics = [json.loads(path.read_text()) for path in folder.glob("statistics-*.json")]
-    return json.loads(record.read_text()), statistics
+    ini = RUN / "pytest.ini"
+    return outcomes.run(RUN / f"record-{name}", [], arguments, ini=ini, cwd=RUN, environ=environ)
 
 
 def report(ours: dict[str, str], default: dict[str, str], statistics: list[dict]) -> bool:
     """Print the tables; True when nothing fails that does not fail by default."""
     print(f"\nzarr-python {peer.VERSION}'s tests with zarr_gpu's codec pipeline, and by default\n")
-    columns = ("passed", "failed", "skipped", "xfailed")
-    print(f"{'module':40}" + "".join(f"{c:>9}" for c in columns) + f"{'failed by default':>20}")
-    modules = sorted({test.partition("::")[0] for test in ours})
-    for module in (*modules, ""):
-        counts = Counter(o for t, o in ours.items() if t.startswith(module))
-        failed = sum(o == "failed" for t, o in default.items() if t.startswith(module))
-        cells = "".join(f"{counts[c]:>9}" for c in columns)
-        print(f"{module.removeprefix('tests/') or 'total':40}{cells}{failed:>20}")
+    outcomes.table(ours, default)
     requests = Counter({k: sum(s[k] for s in statistics) for k in ("reads", "writes")})
     reasons: Counter[str] = Counter()
     for found in statistics:
@@ -135,22 +113,7 @@ def report(ours: dict[str, str], default: dict[str, str], statistics: list[dict]
     print(f"left to zarr-python's own pipeline: {reasons.total()}, because of")
     for reason, n in reasons.most_common(15):
         print(f"{n:8}  {reason[:110]}")
-    only = sorted(t for t, o in ours.items() if o == "failed" and default.get(t) != "failed")
-    known = {t: why for t in only for name, why in EXPECTED.items() if name in t}
-    for test, why in known.items():
-        print(f"expected to fail: {test}: {why}")
-    only = [test for test in only if test not in known]
-    absent = sorted(set(default) - set(ours))
-    for test in only:
-        print(f"FAILED with zarr_gpu only: {test}")
-    for test in absent:
-        print(f"NOT RUN with zarr_gpu: {test}")
-    both = sum(o == "failed" and default.get(t) == "failed" for t, o in ours.items())
-    print(
-        f"\n{len(only)} fail with zarr_gpu only, beside {len(known)} that are expected to; "
-        f"{both} fail with the default as well"
-    )
-    return not only and not absent and requests["reads"] > 0
+    return outcomes.compare(ours, default, EXPECTED) and requests["reads"] > 0
 
 
 def main(arguments: list[str]) -> int:

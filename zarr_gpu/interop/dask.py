@@ -93,6 +93,7 @@ def from_dask(
     overwrite: bool = False,
     align_chunks: bool = False,
     compute: bool = True,
+    dtype: Any = None,
     chunks: Any = None,
     shards: Any = None,
     storage_options: Mapping[str, Any] | None = None,
@@ -104,7 +105,13 @@ def from_dask(
     ``store`` is an existing Array, of which ``region`` (a tuple of slices; None: all of it) is
     written, or a place where :func:`zarr_gpu.create_array` makes one (``path`` is its name there,
     ``overwrite`` replaces what is there, ``kwargs`` are its further arguments). Unless ``chunks``
-    or ``shards`` are given, the blocks of ``x`` are the chunks.
+    or ``shards`` are given, the blocks of ``x`` are the chunks; ``dtype`` is that of ``x``, which
+    for blocks of objects says too little (``str``, for example, is to be given).
+
+    A ``region`` that ends inside a chunk or shard replaces all of it: nobody else may be writing
+    the rest at the same time, except to local files and in this process, where locks keep it
+    whole. Where ``x`` is computed from the array that is written, block by block, every block must
+    be computed from its own place only: others may be new already.
 
     With ``compute=False`` only metadata are written, and a :class:`dask.delayed.Delayed` of the
     Array is returned. ``compute_kwargs`` go to ``compute``.
@@ -117,11 +124,11 @@ def from_dask(
 
     graphs.check(x)
     if isinstance(store, Array):
-        given = (path, storage_options, chunks, shards)
+        given = (path, storage_options, dtype, chunks, shards)
         if overwrite or kwargs or any(value is not None for value in given):
             raise TypeError(
                 "an existing array has its own place, layout and codecs: overwrite=, path=, "
-                "chunks=, shards= and other arguments of create_array are for new ones"
+                "dtype=, chunks=, shards= and other arguments of create_array are for new ones"
             )
         target = store
     else:
@@ -135,7 +142,7 @@ def from_dask(
         target = create_array(
             place,
             shape=x.shape,
-            dtype=x.dtype,
+            dtype=x.dtype if dtype is None else dtype,
             chunks=chunks,
             shards=shards,
             overwrite=overwrite,

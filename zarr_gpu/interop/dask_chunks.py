@@ -11,6 +11,7 @@ that two tasks read is decoded twice.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import TypeAlias
@@ -52,6 +53,17 @@ def misplaced(blocks: Lengths, objects: Lengths, start: int = 0) -> int | None:
     """
     edges = {0, *accumulate(objects)}
     return next((at for at in borders(blocks, start) if at not in edges), None)
+
+
+def around(objects: Lengths, at: int) -> str:
+    """The object that ``at`` lies inside, as a slice is written.
+
+    >>> around((2, 5, 3), 3)
+    '2:7'
+    """
+    ends = list(accumulate(objects))
+    i = bisect_right(ends, at)
+    return f"{ends[i] - objects[i]}:{ends[i]}"
 
 
 def aligned(blocks: Lengths, objects: Lengths, start: int = 0) -> Lengths:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,9 @@ from zarr_gpu.stores.base import Store
 try:
     import dask
     import dask.array as da
+    from dask._task_spec import DataNode, Task
     from dask.base import tokenize
+    from dask.blockwise import Blockwise
     from dask.delayed import Delayed, delayed
     from dask.highlevelgraph import HighLevelGraph
     from dask.layers import ArraySliceDep
@@ -62,6 +64,10 @@ def check(x: Any) -> None:
             "the dask array has blocks of unknown length, which cannot be placed in an array; "
             "x.compute_chunk_sizes() finds them out"
         )
+    if isinstance(x._meta, np.ma.MaskedArray):  # noqa: SLF001 - what the blocks are, dask says there
+        raise TypeError(
+            "masks are not stored: da.ma.filled(x, value) says what stands for masked elements"
+        )
 
 
 def store_blocks(
@@ -70,24 +76,26 @@ def store_blocks(
     *,
     align_chunks: bool = False,
     check: bool = True,
+    last: Callable[[Any], Any] | None = None,
 ) -> Any:
     """A Delayed of ``result`` that first stores (dask array, array, region) of every write.
 
-    ``check=False`` leaves it to the caller that blocks may share objects.
+    ``check=False`` leaves it to the caller that blocks may share objects. ``last`` makes of
+    ``result``, when all is stored, what is handed out.
     """
     stored = []
     for x, array, region in writes:
         start = _start(x, array, region)
         if check:
             x = _aligned(x, array, start, align_chunks)
-        stored.append(_stored(x, array, start))
+        stored.append(_stored(_with_layers(x), array, start))
     name = f"{_PREFIX}-stored-{uuid.uuid4().hex}"
     keys = [key for array in stored for key in dask.core.flatten(array.__dask_keys__())]
     graph: dict[Any, Any] = {}
     if stored:  # together, as arrays: what they share is computed once, slices are fused
         merged = HighLevelGraph.merge(*(array.dask for array in stored))
         graph.update(stored[0].__dask_optimize__(merged, keys))
-    held = delayed(Holder(result), name=f"{name}-result", traverse=False)
+    held = delayed(Holder(result, last), name=f"{name}-result", traverse=False)
     graph.update(held.dask)
     graph[name] = (_finish, held.key, keys)
     return Delayed(name, graph)
@@ -107,7 +115,7 @@ def compute_now(delayed_result: Any, kwargs: Mapping[str, Any] | None = None) ->
 
 
 def _finish(held: Holder, _blocks: Any) -> Any:
-    return held.value
+    return held.value if held.last is None else held.last(held.value)
 
 
 class Source:
@@ -157,15 +165,25 @@ class Target:
 
 
 class Holder:
-    """An object that is to be handed on as it is."""
+    """An object that is to be handed on as it is, and what is to be done before."""
 
-    __slots__ = ("value",)
+    __slots__ = ("last", "value")
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: Any, last: Callable[[Any], Any] | None = None) -> None:
         self.value = value
+        self.last = last
 
     def __reduce__(self) -> Any:
-        return Holder, (self.value,)
+        return Holder, (self.value, self.last)
+
+
+def _with_layers(x: Any) -> Any:
+    """An array with a graph; with ``array.query-planning`` dask's have expressions instead."""
+    if isinstance(x, da.core.Array):
+        return x
+    planned = x.optimize()
+    name = next(dask.core.flatten(planned.__dask_keys__()))[0]
+    return da.core.Array(dict(planned.__dask_graph__()), name, planned.chunks, meta=x._meta)  # noqa: SLF001 - as dask's own functions do
 
 
 def _stored(x: Any, array: Array, start: Shape) -> Any:
@@ -221,9 +239,9 @@ def _aligned(x: Any, array: Array, start: Shape, align: bool) -> Any:
             what = "shard" if array.shards is not None else "chunk"
             raise UnsafeConcurrentWriteError(
                 f"array {array.name!r}: two blocks of the dask array meet at {border} of axis "
-                f"{axis}, inside a {what} (they are {lengths[0]} long there); written by two "
-                f"tasks, one of them would be lost. align_chunks=True moves the borders of the "
-                f"blocks, x.rechunk(...) to multiples of the {what}s avoids it"
+                f"{axis}, inside a {what} ({dask_chunks.around(lengths, border)} there); written "
+                "by two tasks, one of them would be lost. align_chunks=True moves the borders of "
+                f"the blocks, x.rechunk(...) to multiples of the {what}s avoids it"
             )
         x = x.rechunk({axis: dask_chunks.aligned(blocks, lengths, at)})
     return x
@@ -256,17 +274,34 @@ def refuse_own_source(x: Any, place: StorePath) -> None:
 
 def arrays_behind(x: Any) -> list[Array]:
     """Our arrays that a dask array is computed from, directly or by way of xarray."""
-    found = []
-    for name, layer in getattr(x.dask, "layers", {}).items():
-        if not name.startswith("original-"):  # what dask calls what it was made from
-            continue
-        for task in layer.values():
-            source = getattr(task, "value", task)
-            while source is not None:
-                if isinstance(source, Array):
-                    found.append(source)
-                source = None if isinstance(source, Array) else getattr(source, "array", None)
-    return found
+    found: dict[int, Array] = {}
+    seen: dict[int, Any] = {}  # kept alive, so that no other object gets the same id
+    left = list(getattr(x.dask, "layers", {"": x.dask}).values())
+    while left:
+        item = left.pop()
+        if isinstance(item, Array):
+            found[id(item)] = item
+        elif id(item) not in seen:
+            seen[id(item)] = item
+            left.extend(_inside(item))
+    return list(found.values())
+
+
+def _inside(item: Any) -> Iterable[Any]:
+    """What a layer, a task of a graph or a lazy array holds."""
+    if isinstance(item, Blockwise):  # its tasks need not be made
+        return item.task, *(value for value, indices in item.indices if indices is None)
+    if isinstance(item, Mapping):
+        return item.values()
+    if isinstance(item, list | tuple | set):
+        return item
+    if isinstance(item, Task):
+        return *item.args, *item.kwargs.values()
+    if isinstance(item, DataNode):
+        return (item.value,)
+    if type(item).__module__.partition(".")[0] in ("zarr_gpu", "xarray"):
+        return getattr(item, "array", None), getattr(item, "source", None)
+    return ()
 
 
 def check_shared(store: Store, *, writes: bool) -> None:

@@ -1,7 +1,7 @@
 """xarray: ``xr.open_dataset(store, engine="zarr_gpu")``, and ``ds.zarr_gpu.to_zarr(store)``.
 
 >>> import numpy as np, xarray as xr
->>> import zarr_gpu.interop.xarray  # for the accessor; xarray finds the engine by itself
+>>> import zarr_gpu  # after xarray: for ds.zarr_gpu; xarray finds the engine by itself
 >>> ds = xr.Dataset({"t": ("x", np.arange(3.0))}, {"x": [10, 20, 30]})
 >>> group = ds.zarr_gpu.to_zarr(store := {})
 >>> xr.open_dataset(store, engine="zarr_gpu").identical(ds)
@@ -12,6 +12,9 @@ The engine is made of xarray's backend interface (``BackendEntrypoint``, ``Abstr
 Files, URLs, mappings, zip files, stores of ours, of zarr-python and of fsspec are opened, Zarr
 format 2 (``_ARRAY_DIMENSIONS``, or the names of NCZarr) and 3 (``dimension_names``) alike;
 consolidated metadata are used where they are.
+
+``ds.zarr_gpu`` is there when ``import zarr_gpu`` comes after ``import xarray``, or from the first
+dataset on that is opened with this engine, or after ``import zarr_gpu.interop.xarray``.
 
 Two things differ from ``engine="zarr"``. ``chunks={}`` makes a block of every *shard* where there
 are shards, so that what was opened can be written again, block by block. And codecs in ``encoding``
@@ -26,6 +29,7 @@ is put on a device unless ``device=`` or the setting ``device`` names one. No ca
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
@@ -34,28 +38,26 @@ from typing import Any
 from zarr_gpu.array import Array
 from zarr_gpu.backend import get_backend
 from zarr_gpu.config import config
-from zarr_gpu.errors import GroupNotFoundError, MissingDependencyError, UnsupportedError
+from zarr_gpu.errors import GroupNotFoundError, UnsupportedError
 from zarr_gpu.group import Group
 from zarr_gpu.interop.dask_chunks import uniform
+from zarr_gpu.interop.xarray_names import (
+    AbstractDataStore,
+    BackendArray,
+    BackendEntrypoint,
+    FillValueCoder,
+    IndexingSupport,
+    LazilyIndexedArray,
+    StoreBackendEntrypoint,
+    VectorizedIndexer,
+    create_vlen_dtype,
+    explicit_indexing_adapter,
+    xarray,
+)
 from zarr_gpu.metadata import json
 from zarr_gpu.nodes import join
 from zarr_gpu.opening import open_group
 from zarr_gpu.places import find_place
-
-try:
-    import xarray as xr
-    from xarray.backends import (
-        AbstractDataStore,
-        BackendArray,
-        BackendEntrypoint,
-        StoreBackendEntrypoint,
-    )
-    from xarray.coding import strings
-    from xarray.core import indexing
-except ImportError as error:  # pragma: no cover - a subprocess tests it
-    raise MissingDependencyError(
-        f"this engine needs xarray ({error}): pip install 'zarr-gpu[xarray]'"
-    ) from error
 
 DIMENSIONS = "_ARRAY_DIMENSIONS"
 """Attribute that names the axes in format 2, by xarray's convention."""
@@ -101,7 +103,7 @@ class ZarrGpuBackendEntrypoint(BackendEntrypoint):  # type: ignore[misc]  # xarr
             node,
             dict(node.arrays()),
             fill_value_as_mask=use_zarr_fill_value_as_mask,
-            closes=_opens(filename_or_obj),
+            closes=opens(filename_or_obj),
             without=drop_variables,
         )
         return store.open_dataset(
@@ -119,7 +121,7 @@ class ZarrGpuBackendEntrypoint(BackendEntrypoint):  # type: ignore[misc]  # xarr
         """All groups as a tree; arguments as for :meth:`open_dataset`."""
         datasets = self.open_groups_as_dict(filename_or_obj, **kwargs)
         try:
-            tree = xr.DataTree.from_dict(datasets)
+            tree = xarray.DataTree.from_dict(datasets)
         except Exception:
             for dataset in datasets.values():
                 dataset.close()
@@ -157,7 +159,7 @@ class ZarrGpuBackendEntrypoint(BackendEntrypoint):  # type: ignore[misc]  # xarr
                 node,
                 arrays[path],
                 fill_value_as_mask=use_zarr_fill_value_as_mask,
-                closes=_opens(filename_or_obj),
+                closes=opens(filename_or_obj),
                 without=drop_variables,
             )
             name = (path or ".") if (group or "").strip("/") else "/" + path
@@ -165,7 +167,7 @@ class ZarrGpuBackendEntrypoint(BackendEntrypoint):  # type: ignore[misc]  # xarr
         return datasets
 
 
-def _opens(source: Any) -> bool:
+def opens(source: Any) -> bool:
     """True when the store is ours to close, because nobody else can."""
     return isinstance(source, str | os.PathLike)
 
@@ -254,13 +256,11 @@ class DataStore(AbstractDataStore):  # type: ignore[misc]  # xarray is not looke
             if array.metadata.zarr_format == 3:
                 encoding["fill_value"] = array.fill_value
             if "_FillValue" in attributes:
-                from xarray.backends.zarr import FillValueCoder
-
                 attributes["_FillValue"] = FillValueCoder.decode(
                     attributes["_FillValue"], array.dtype
                 )
-        data = indexing.LazilyIndexedArray(LazyArray(array))
-        return xr.Variable(dimensions, data, attributes, encoding)
+        data = LazilyIndexedArray(LazyArray(array))
+        return xarray.Variable(dimensions, data, attributes, encoding)
 
     def dimensions(self) -> dict[str, int]:
         """Lengths of all named axes."""
@@ -278,30 +278,37 @@ class DataStore(AbstractDataStore):  # type: ignore[misc]  # xarray is not looke
 
 
 class LazyArray(BackendArray):  # type: ignore[misc]  # xarray is not looked into
-    """An array whose elements are read when xarray asks for them."""
+    """An array whose elements are read when xarray asks for them.
 
-    __slots__ = ("array", "dtype", "shape")
+    Its attribute is not called ``array``, by which xarray's wrappers name what they wrap.
+    """
+
+    __slots__ = ("dtype", "shape", "source")
 
     def __init__(self, array: Array) -> None:
-        self.array = array
+        self.source = array
         self.shape = array.shape
         self.dtype = array.dtype
         if self.dtype.kind == "O" and array.metadata.data_type.kind == "string":
-            self.dtype = strings.create_vlen_dtype(str)
+            self.dtype = create_vlen_dtype(str)
 
     def __getitem__(self, key: Any) -> Any:
-        if not isinstance(key, indexing.VectorizedIndexer):  # also steps backwards, and nothing
-            return self.array.get_orthogonal_selection(key.tuple)
+        if not isinstance(key, VectorizedIndexer):  # also steps backwards, and nothing
+            return self.source.get_orthogonal_selection(key.tuple)
         if any(isinstance(k, slice) for k in key.tuple):
-            outer = indexing.IndexingSupport.OUTER
-            return indexing.explicit_indexing_adapter(key, self.shape, outer, self._read)
-        return self.array.get_coordinate_selection(key.tuple)
+            outer = IndexingSupport.OUTER
+            return explicit_indexing_adapter(key, self.shape, outer, self._read)
+        return self.source.get_coordinate_selection(key.tuple)
+
+    async def async_getitem(self, key: Any) -> Any:
+        """The same in a thread, of which asyncio has few: ``await dataset.load_async()``."""
+        return await asyncio.to_thread(self.__getitem__, key)
 
     def _read(self, key: tuple[Any, ...]) -> Any:
-        return self.array.get_orthogonal_selection(key)
+        return self.source.get_orthogonal_selection(key)
 
     def __reduce__(self) -> Any:
-        return type(self), (self.array,)
+        return type(self), (self.source,)
 
 
 def arrays_behind(variable: Any) -> list[Array]:
@@ -313,7 +320,7 @@ def arrays_behind(variable: Any) -> list[Array]:
         return dask_graph.arrays_behind(data)
     while data is not None:
         if isinstance(data, LazyArray):
-            return [data.array]
+            return [data.source]
         data = getattr(data, "array", None)
     return []
 

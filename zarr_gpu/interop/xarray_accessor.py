@@ -1,4 +1,8 @@
-"""``.zarr_gpu`` on xarray's objects. Imported by :mod:`zarr_gpu.interop.xarray`."""
+"""``.zarr_gpu`` on xarray's objects: ``ds.zarr_gpu.to_zarr(store)``.
+
+Imported by :mod:`zarr_gpu` where xarray has been imported before it, as sorted imports do, and by
+:mod:`zarr_gpu.interop.xarray`, which xarray imports for ``engine="zarr_gpu"``.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,8 @@ class DataArrayAccessor(_Accessor):
 
     def to_zarr(self, store: Any = None, **kwargs: Any) -> Any:
         """Store the array with its coordinates; :func:`xarray.open_dataarray` opens it again."""
-        from zarr_gpu.interop.xarray_write import as_dataset, to_zarr
+        from zarr_gpu.interop.xarray_encoding import as_dataset
+        from zarr_gpu.interop.xarray_write import to_zarr
 
         return to_zarr(as_dataset(self._owner), store, **kwargs)
 

@@ -9,17 +9,25 @@ copied up. Coordinates, times and strings stay on the host.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import xarray as xr
-from xarray.core import indexing
 
 from zarr_gpu.array import Array
 from zarr_gpu.backend import get_backend
 from zarr_gpu.interop.xarray import LazyArray
+from zarr_gpu.interop.xarray_names import (
+    BackendArray,
+    ExplicitlyIndexed,
+    LazilyIndexedArray,
+    OuterIndexer,
+    VectorizedIndexer,
+    as_indexable,
+    xarray,
+)
 
 _PACKED = ("_FillValue", "missing_value", "scale_factor", "add_offset")
 
@@ -38,12 +46,11 @@ def to_device(dataset: Any, arrays: Mapping[str, Array], device: str) -> Any:
         else:
             data = Uploaded(variable._data, variable.dtype, device)  # noqa: SLF001 - .data would load it
         moved[name] = DeviceVariable(
-            variable.dims, indexing.LazilyIndexedArray(data), variable.attrs, variable.encoding
+            variable.dims, LazilyIndexedArray(data), variable.attrs, variable.encoding
         )
-    closes, encoding = dataset._close, dataset.encoding  # noqa: SLF001 - assign() forgets it
+    closes = dataset._close  # noqa: SLF001 - assign() forgets it
     out = dataset.assign(moved)
     out.set_close(closes)
-    out.encoding = encoding
     return out
 
 
@@ -111,29 +118,32 @@ class DeviceArray(LazyArray):
         return self.decoding.apply(super().__getitem__(key))
 
     def __reduce__(self) -> Any:
-        return DeviceArray, (self.array, self.decoding)
+        return DeviceArray, (self.source, self.decoding)
 
 
-class Uploaded(xr.backends.BackendArray):  # type: ignore[misc]  # xarray is not looked into
+class Uploaded(BackendArray):  # type: ignore[misc]  # xarray is not looked into
     """Lazy data that are decoded on the host and copied to a device."""
 
     __slots__ = ("device", "dtype", "host", "shape")
 
     def __init__(self, host: Any, dtype: np.dtype[Any], device: str) -> None:
-        self.host = indexing.as_indexable(host)
+        self.host = as_indexable(host)
         self.shape = self.host.shape
         self.dtype = dtype
         self.device = device
 
     def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, indexing.VectorizedIndexer):
+        if isinstance(key, VectorizedIndexer):
             part = self.host.vindex[key]
-        elif isinstance(key, indexing.OuterIndexer):
+        elif isinstance(key, OuterIndexer):
             part = self.host.oindex[key]
         else:
             part = self.host[key]
-        values = part.get_duck_array() if isinstance(part, indexing.ExplicitlyIndexed) else part
+        values = part.get_duck_array() if isinstance(part, ExplicitlyIndexed) else part
         return upload(np.asarray(values), self.device)
+
+    async def async_getitem(self, key: Any) -> Any:
+        return await asyncio.to_thread(self.__getitem__, key)
 
     def __reduce__(self) -> Any:
         return Uploaded, (self.host, self.dtype, self.device)
@@ -161,11 +171,11 @@ class Blocks:
 
     def __getitem__(self, key: Any) -> Any:
         key = key if isinstance(key, tuple) else (key,)
-        part = self.array.oindex[indexing.OuterIndexer(key)]
+        part = self.array.oindex[OuterIndexer(key)]
         return part.get_duck_array()
 
 
-class DeviceVariable(xr.Variable):  # type: ignore[misc]  # xarray is not looked into
+class DeviceVariable(xarray.Variable):  # type: ignore[misc]  # xarray is not looked into
     """A variable whose blocks are arrays of a device, too, when it is cut into blocks.
 
     xarray would make NumPy arrays of them.
@@ -204,7 +214,7 @@ class DeviceVariable(xr.Variable):  # type: ignore[misc]  # xarray is not looked
             )
         given.setdefault("meta", _meta(lazy, self.dtype))
         data = da.from_array(Blocks(self._data), chunks=wanted, **given)
-        return xr.Variable(self.dims, data, self._attrs, self._encoding, fastpath=True)
+        return xarray.Variable(self.dims, data, self._attrs, self._encoding, fastpath=True)
 
 
 def _lazy(data: Any) -> DeviceArray | Uploaded | None:
@@ -217,5 +227,5 @@ def _lazy(data: Any) -> DeviceArray | Uploaded | None:
 def _meta(lazy: DeviceArray | Uploaded, dtype: np.dtype[Any]) -> Any:
     """An empty array of the device."""
     empty = (0,) * len(lazy.shape)
-    device = lazy.array.device if isinstance(lazy, DeviceArray) else lazy.device
+    device = lazy.source.device if isinstance(lazy, DeviceArray) else lazy.device
     return get_backend(device, dtype).empty(empty, dtype, "C")

@@ -14,9 +14,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from xarray import conventions
-from xarray.backends import zarr as xarray_zarr
-from xarray.coding import strings
 
 from zarr_gpu.array import Array
 from zarr_gpu.creation import array_metadata
@@ -24,6 +21,13 @@ from zarr_gpu.description import chunk_sizes
 from zarr_gpu.group import Group
 from zarr_gpu.interop.dask_chunks import Lengths, uniform, unknown
 from zarr_gpu.interop.xarray import DIMENSIONS
+from zarr_gpu.interop.xarray_names import (
+    FillValueCoder,
+    check_vlen_dtype,
+    decode_cf_variables,
+    encode_zarr_variable,
+    xarray,
+)
 from zarr_gpu.metadata.grids import RegularGrid
 
 _ARGUMENTS = ("compressors", "filters", "serializer", "chunk_key_encoding", "shards")
@@ -31,7 +35,21 @@ _SETTINGS = ("write_empty_chunks",)
 _OURS_TO_IGNORE = ("source", "original_shape", "preferred_chunks", "cache_metadata")
 _BLOSC = {"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1, "blocksize": 0}
 """What zarr-python 3.4 compresses arrays of format 2 with, unless told otherwise."""
-_TAKES_FORMAT = "zarr_format" in inspect.signature(xarray_zarr.encode_zarr_variable).parameters
+UNNAMED = "__xarray_dataarray_variable__"
+NAME = "__xarray_dataarray_name__"
+"""How xarray stores a data array that has no name, or that of one of its coordinates."""
+_TAKES_FORMAT = "zarr_format" in inspect.signature(encode_zarr_variable).parameters
+
+
+def as_dataset(array: Any) -> Any:
+    """A data array as a dataset that :func:`xarray.open_dataarray` turns back into it."""
+    if array.name is None:
+        return array.to_dataset(name=UNNAMED)
+    if array.name in array.coords or array.name in array.dims:
+        dataset = array.to_dataset(name=UNNAMED)
+        dataset.attrs[NAME] = array.name
+        return dataset
+    return array.to_dataset()
 
 
 def check_names(dataset: Any) -> None:
@@ -51,27 +69,77 @@ def is_dask(data: Any) -> bool:
 def encoded(variable: Any, name: Any, zarr_format: int) -> Any:
     """The variable as it is stored."""
     given = {"zarr_format": zarr_format} if _TAKES_FORMAT else {}
-    return xarray_zarr.encode_zarr_variable(variable, name=name, **given)
+    return encode_zarr_variable(variable, name=name, **given)
 
 
 def encoded_as(variable: Any, name: Any, existing: Any, zarr_format: int) -> Any:
     """The same, encoded as ``existing``, the decoded variable that is stored already.
 
-    Raises ValueError when values of its type would be cut.
+    Raises ValueError when other values than those of ``variable`` would be stored: cut strings,
+    fractions without their ends, integers out of range, and times in other units, which xarray's
+    coders choose where those that are stored are too coarse.
     """
-    dtype = variable.dtype
-    fits = (
-        np.issubdtype(dtype, np.number)
-        or dtype.kind in "MmbOT"
-        or (dtype.kind in "SU" and existing.dtype.kind in "OT")
-    )
-    if not fits and dtype != existing.dtype:
+    if not _fits(variable, existing):
         raise ValueError(
-            f"variable {name!r} is stored as {existing.dtype}, which cannot hold {dtype}"
+            f"variable {name!r} is stored as {existing.dtype}, which cannot hold {variable.dtype}; "
+            "convert it with astype() if it is to lose what does not fit"
         )
     copied = variable.copy(deep=False)
     copied.encoding = dict(existing.encoding)
-    return encoded(copied, name, zarr_format)
+    found = encoded(copied, name, zarr_format)
+    units = found.attrs.get("units")
+    if _are_times(variable, existing) and not _same_clock(found.attrs, existing.encoding):
+        raise ValueError(
+            f"variable {name!r} is stored in units of {existing.encoding.get('units')!r} of the "
+            f"calendar {existing.encoding.get('calendar')!r}, but its new values need {units!r} of "
+            f"{found.attrs.get('calendar')!r}. Round them, or store all of them in finer units: "
+            "encoding['units']"
+        )
+    return found
+
+
+def _fits(variable: Any, existing: Any) -> bool:
+    """True when the type of what is stored can hold the values."""
+    dtype, stored = variable.dtype, existing.dtype
+    if dtype.kind in "OT":
+        return True  # cftime, strings of any length, or something that the coders refuse
+    if dtype.kind not in "biufcmM" or stored.kind not in "biufcmM":
+        return bool(dtype == stored or stored.kind in "OT")
+    if stored.kind in "mM" and dtype.kind in "iuf":
+        return "units" in variable.attrs  # opened with decode_times=False
+    if not np.can_cast(dtype, stored, "same_kind"):
+        return False
+    narrow = dtype.kind in "iu" and stored.kind in "iu" and not np.can_cast(dtype, stored)
+    if not narrow or not variable.size or is_dask(variable.data):
+        return True
+    limits = np.iinfo(stored)
+    return bool(limits.min <= variable.data.min() and variable.data.max() <= limits.max)
+
+
+def _are_times(variable: Any, existing: Any) -> bool:
+    """True when units say what the stored numbers mean, be they decoded or not."""
+    return (
+        variable.dtype.kind in "mM" or existing.dtype.kind in "mM" or "units" in existing.encoding
+    )
+
+
+def _same_clock(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """True when the same numbers are the same times."""
+    members = ("units", "calendar")
+    if all(one.get(k) == other.get(k) for k in members):
+        return True
+    if "units" not in one or "units" not in other:
+        return False
+    ticks = np.arange(2)
+    found = [
+        decode_cf_variables(
+            {"t": xarray.Variable("i", ticks, {k: a[k] for k in members if k in a})},
+            {},
+            decode_timedelta=True,
+        )[0]["t"]
+        for a in (one, other)
+    ]
+    return bool(found[0].dtype == found[1].dtype and (found[0].values == found[1].values).all())
 
 
 def creation_arguments(
@@ -92,7 +160,7 @@ def creation_arguments(
     fill, attributes = _fill_value(name, variable, encoding, zarr_format, checked)
     arguments: dict[str, Any] = {
         "shape": variable.shape,
-        "dtype": str if strings.check_vlen_dtype(dtype) is str else dtype,
+        "dtype": str if check_vlen_dtype(dtype) is str else dtype,
         "fill_value": fill,
         "chunks": _chunks(name, variable, encoding.pop("chunks", None)),
         "attributes": attributes,
@@ -143,7 +211,7 @@ def _fill_value(
             )
         return marker, attributes
     if marker is not None:
-        attributes["_FillValue"] = xarray_zarr.FillValueCoder.encode(marker, variable.dtype)
+        attributes["_FillValue"] = FillValueCoder.encode(marker, variable.dtype)
     # What nobody wrote reads as missing, which zero is not.
     fill = np.nan if wanted is None and variable.dtype.kind == "f" else wanted
     return fill, attributes
@@ -156,8 +224,8 @@ def _is_vlen(codec: Any) -> bool:
 
 def _chunks(name: Any, variable: Any, wanted: Any) -> Any:
     """Chunks of a new array: those of the encoding, else the blocks of dask, else automatic."""
-    if isinstance(wanted, int):
-        return (wanted,) * variable.ndim
+    if isinstance(wanted, int | np.integer):
+        return (int(wanted),) * variable.ndim
     if wanted is not None and len(wanted) == variable.ndim:
         return tuple(wanted)
     if not variable.chunks or not is_dask(variable.data):
@@ -215,5 +283,5 @@ def put_attributes(group: Group, attributes: Mapping[str, Any]) -> None:
 
 def decoded(variables: Mapping[Any, Any]) -> dict[Any, Any]:
     """What is stored as xarray would show it, for its types and encodings."""
-    found, _, _ = conventions.decode_cf_variables(dict(variables), {})
+    found, _, _ = decode_cf_variables(dict(variables), {})
     return dict(found)

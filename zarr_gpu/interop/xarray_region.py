@@ -122,9 +122,10 @@ def aligned(
         elif border is not None and check:
             raise UnsafeConcurrentWriteError(
                 f"variable {name!r}: two blocks of its dask array meet at {border} of axis {axis}, "
-                f"inside a chunk or shard of {lengths[0]}; written by two tasks, one of them would "
-                "be lost. align_chunks=True moves the borders of the blocks, ds.chunk(...) or "
-                "encoding['chunks'] avoid it, safe_chunks=False writes all the same"
+                f"inside a chunk or shard ({dask_chunks.around(lengths, border)} there); written "
+                "by two tasks, one of them would be lost. align_chunks=True moves the borders of "
+                "the blocks, ds.chunk(...) or encoding['chunks'] avoid it, safe_chunks=False "
+                "writes all the same"
             )
         shared = dask_chunks.shared_with_others(blocks, lengths, at)
         if shared is not None and check and not partial:

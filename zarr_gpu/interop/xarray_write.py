@@ -15,8 +15,6 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xarray import conventions
-
 from zarr_gpu import consolidation
 from zarr_gpu.array import Array
 from zarr_gpu.creating import create_array, overlap
@@ -24,14 +22,12 @@ from zarr_gpu.errors import GroupNotFoundError
 from zarr_gpu.group import Group
 from zarr_gpu.interop import xarray_encoding as encodings
 from zarr_gpu.interop import xarray_region as regions
-from zarr_gpu.interop.xarray import DataStore, arrays_behind
-from zarr_gpu.nodes import StorePath, read_group
+from zarr_gpu.interop.xarray import DataStore, arrays_behind, opens
+from zarr_gpu.interop.xarray_names import encode_dataset_coordinates
+from zarr_gpu.nodes import StorePath, check_absent, read_group
 from zarr_gpu.opening import open_group
 from zarr_gpu.places import chosen_format, find_place
-
-UNNAMED = "__xarray_dataarray_variable__"
-NAME = "__xarray_dataarray_name__"
-"""How xarray stores a data array that has no name, or that of one of its coordinates."""
+from zarr_gpu.stores.zip import ZipStore
 
 
 def to_zarr(
@@ -52,7 +48,7 @@ def to_zarr(
     write_empty_chunks: bool | None = None,
     compute_kwargs: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Store a dataset; returns its :class:`~zarr_gpu.Group`.
+    """Store a dataset; returns its :class:`~zarr_gpu.Group` (of a zip file, to be read only).
 
     Arguments as for :meth:`xarray.Dataset.to_zarr`. With ``compute=False`` metadata and what is
     in memory are stored at once, and a :class:`dask.delayed.Delayed` of the group is returned that
@@ -69,7 +65,7 @@ def to_zarr(
         zarr_format=zarr_format,
     )
     below = (group or "").strip("/")
-    sink.refuse_own_source([dataset], below)
+    sink.refuse_place([dataset], below)
     node = None if sink.anew else sink.open(below, consolidated)
     plans = sink.plan(dataset, node, region, encoding or {})
     node = node or sink.open(below, consolidated)
@@ -112,7 +108,7 @@ def tree_to_zarr(
         for path, node in tree.subtree_with_keys
     }
     chosen = {path: encoding.get(node.path) or {} for path, node in tree.subtree_with_keys}
-    sink.refuse_own_source(datasets.values(), "")
+    sink.refuse_place(datasets.values(), "")
     root = None if sink.anew else sink.open("", consolidated)
     plans = {
         path: sink.plan(dataset, root and _child(root, path), None, chosen[path])
@@ -125,17 +121,6 @@ def tree_to_zarr(
 
 def _child(root: Group, path: str) -> Group:
     return root if path in ("", ".") else root.require_group(path)
-
-
-def as_dataset(array: Any) -> Any:
-    """A data array as a dataset that :func:`xarray.open_dataarray` turns back into it."""
-    if array.name is None:
-        return array.to_dataset(name=UNNAMED)
-    if array.name in array.coords or array.name in array.dims:
-        dataset = array.to_dataset(name=UNNAMED)
-        dataset.attrs[NAME] = array.name
-        return dataset
-    return array.to_dataset()
 
 
 def chosen_mode(mode: str | None, append_dim: Hashable | None, region: Any) -> str:
@@ -189,6 +174,7 @@ class Sink:
         write_empty_chunks: bool | None,
         zarr_format: int | None,
     ) -> None:
+        self.source = (store, storage_options)
         self.place = find_place(store, None, "a" if mode == "a-" else mode, storage_options)
         self.mode = mode
         self.append_dim = append_dim
@@ -244,7 +230,7 @@ class Sink:
         again = [name for name in encoding if stored_name(name) in arrays]
         if again:
             raise ValueError(f"variables {again} are there already; their encoding= is fixed")
-        variables, attributes = conventions.encode_dataset_coordinates(dataset)
+        variables, attributes = encode_dataset_coordinates(dataset)
         for name, given in encoding.items():
             if name not in variables:
                 raise KeyError(f"encoding names {name!r}, which is no variable of the dataset")
@@ -358,11 +344,16 @@ class Sink:
             data=data,
         )
 
-    def refuse_own_source(self, datasets: Iterable[Any], below: str) -> None:
-        """ValueError when emptying the place would delete what is still to be read from it."""
+    def refuse_place(self, datasets: Iterable[Any], below: str) -> None:
+        """Before anything is loaded: ContainsGroupError or ContainsArrayError with mode ``w-``.
+
+        ValueError when emptying the place would delete what is still to be read from it.
+        """
+        place = self.place / below if below else self.place
+        if self.mode == "w-":
+            check_absent(place.store, place.path)
         if self.mode != "w":
             return
-        place = self.place / below if below else self.place
         for dataset in datasets:
             for name, variable in dataset.variables.items():
                 for array in arrays_behind(variable):
@@ -412,11 +403,24 @@ class Sink:
         if self.mode != "r+" and listed:
             self._consolidate(group, required=bool(consolidated))
         if not pending and compute:
-            return group
+            return self._finished(group)
         from zarr_gpu.interop import dask_graph as graphs
 
-        result = graphs.store_blocks(pending, group, check=False)
+        last = self._finished if self._ends(group) else None
+        result = graphs.store_blocks(pending, group, check=False, last=last)
         return graphs.compute_now(result, compute_kwargs) if compute else result
+
+    def _ends(self, group: Group) -> bool:
+        """True for a zip file that was named by its path: nobody else could close it."""
+        return opens(self.source[0]) and isinstance(group.store, ZipStore)
+
+    def _finished(self, group: Group) -> Group:
+        """The group; of a zip file, which ends with its directory, opened again to be read."""
+        if not self._ends(group):
+            return group
+        group.store.close()
+        place = find_place(self.source[0], None, "r", self.source[1])
+        return open_group(place, mode="r", path=group.path or None)
 
     def _consolidate(self, group: Group, *, required: bool) -> None:
         """Collect all metadata of the store at its root, which may be no group of this format."""
