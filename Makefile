@@ -5,6 +5,7 @@ PYTHON312 ?= python3.12
 VENV := .venv
 PEER := .venv-peer
 PLUGIN := .venv-plugin
+XARRAY := .venv-xarray
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 # Tests of reading and writing, which run on both backends.
@@ -14,7 +15,7 @@ TORCH ?= torch==2.13.0+cpu
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format test-fast test-device test-card test-interop test-peer test-zarr-plugin test-slow clean
+.PHONY: help demo test lint format test-fast test-device test-card test-interop test-peer test-zarr-plugin test-xarray test-slow clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -45,6 +46,9 @@ test-peer: $(PEER)/.ready ## zarr-python's own tests (fetched by pip), run again
 test-zarr-plugin: $(PLUGIN)/.ready ## zarr-python's own tests with our codec pipeline, and with its own
 	$(PLUGIN)/bin/python tests/plugin/run.py
 
+test-xarray: $(XARRAY)/.ready ## xarray's own tests of Zarr, read and stored by zarr_gpu, and by its engine
+	$(XARRAY)/bin/python tests/plugin/xarray_run.py
+
 test-slow: $(VENV)/.test ## the long tests
 	$(PYTEST) -n 2 -m slow
 
@@ -59,7 +63,7 @@ format: $(VENV)/.test ## reformat and apply safe fixes
 	$(BIN)/ruff check --fix
 
 clean: ## remove the virtual environment, caches and results
-	rm -rf $(VENV) $(PEER) $(PLUGIN) .peer dist build demo.png demo-data .pytest_cache .mypy_cache .ruff_cache \
+	rm -rf $(VENV) $(PEER) $(PLUGIN) $(XARRAY) .peer dist build demo.png demo-data .pytest_cache .mypy_cache .ruff_cache \
 	    .import_linter_cache .hypothesis
 	find zarr_gpu tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
@@ -95,4 +99,11 @@ $(PLUGIN)/.ready: pyproject.toml tests/plugin/requirements.txt
 	    { echo "Python 3.12 or newer is needed: make test-zarr-plugin PYTHON312=..." >&2; exit 1; }
 	$(PYTHON312) -m venv $(PLUGIN)
 	$(PLUGIN)/bin/python -m pip install --quiet --editable '.[ml]' -r tests/plugin/requirements.txt
+	@touch $@
+
+$(XARRAY)/.ready: pyproject.toml tests/plugin/requirements-xarray.txt
+	@$(PYTHON312) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || \
+	    { echo "Python 3.12 or newer is needed: make test-xarray PYTHON312=..." >&2; exit 1; }
+	$(PYTHON312) -m venv $(XARRAY)
+	$(XARRAY)/bin/python -m pip install --quiet --editable '.[ml]' -r tests/plugin/requirements-xarray.txt
 	@touch $@

@@ -16,11 +16,11 @@ import numpy as np
 
 from zarr_gpu._types import Bytes, Int64
 from zarr_gpu.errors import StoreError
-from zarr_gpu.stores.base import ByteRange, Located, Reader, Store, check_key
+from zarr_gpu.stores.base import ByteRange, Located, Reader, Store
 from zarr_gpu.stores.local import LocalStore
 from zarr_gpu.stores.locks import process_lock
 from zarr_gpu.stores.memory import MemoryStore
-from zarr_gpu.stores.zarr_python import REQUESTS, ZarrPythonStore
+from zarr_gpu.stores.zarr_python import ZarrPythonStore
 
 T = TypeVar("T")
 
@@ -99,8 +99,6 @@ class Adapted(ZarrPythonStore):
     ) -> None:
         super().__init__(store)
         self._prototype = prototype
-        self.read_only = bool(store.read_only)
-        self.supports_deletes = bool(store.supports_deletes)
         self._loop = loop
         self._index = index
         self._readers: dict[str, Reader | None] = {}
@@ -132,29 +130,6 @@ class Adapted(ZarrPythonStore):
         offset = -nbytes if location == "end" else 0
         data = self.get(key, ByteRange(offset, None if offset else nbytes))
         return None if data is None else _Shard(self, key, offset, data)
-
-    def set(self, key: str, value: Bytes) -> None:
-        self.set_many([(key, value)])
-
-    def set_many(self, items: Sequence[tuple[str, Bytes]]) -> None:
-        self.check_writable()
-        make = self._prototype.buffer.from_bytes
-        buffers = [(check_key(key), make(bytes(value))) for key, value in items]
-
-        async def write_all() -> None:
-            slots = asyncio.Semaphore(REQUESTS)
-
-            async def write(key: str, value: Any) -> None:
-                async with slots:
-                    await self.store.set(key, value)
-
-            await asyncio.gather(*(write(key, value) for key, value in buffers))
-
-        self._run("write objects", write_all())
-
-    def delete(self, key: str) -> None:
-        self.check_writable()
-        self._run(f"delete {key!r}", self.store.delete(check_key(key)))
 
     def lock(self, key: str) -> AbstractContextManager[Any]:
         return process_lock((self.identity, key))

@@ -128,6 +128,10 @@ def _from_object(store: Any) -> tuple[Store, str]:
     if _is_a(store, "zarr.storage", "StorePath"):
         path = store.path.strip("/")
         return _from_object(store.store)[0], check_key(path) if path else ""
+    if type(store) is getattr(sys.modules.get("zarr.storage"), "LocalStore", None):
+        from zarr_gpu.stores.local import LocalStore
+
+        return LocalStore(store.root, read_only=store.read_only, follow_symlinks=True), ""
     if _is_a(store, "zarr.abc.store", "Store"):
         from zarr_gpu.stores.zarr_python import ZarrPythonStore
 

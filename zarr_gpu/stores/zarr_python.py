@@ -1,4 +1,4 @@
-"""Read-only access to anything that is a store of zarr-python 3.
+"""Anything that is a store of zarr-python 3: Icechunk's, obstore's, one's own.
 
 Its stores are asynchronous: one thread of ours runs an event loop and drives them. Knows the
 abstract class ``zarr.abc.store.Store`` and no particular store; zarr is imported when the first
@@ -10,31 +10,47 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Hashable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
+from contextlib import AbstractContextManager, suppress
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from zarr_gpu._types import Bytes, Int64
-from zarr_gpu.errors import MissingDependencyError, ZarrGpuError
+from zarr_gpu.errors import MissingDependencyError, UnsafeConcurrentWriteError, ZarrGpuError
 from zarr_gpu.stores.base import ByteRange, Store, check_key, check_limit
 from zarr_gpu.stores.common import SameBytes, check_prefix, failed
+from zarr_gpu.stores.locks import REMEDY, process_lock
 
 T = TypeVar("T")
 REQUESTS = 64
-"""Reads under way at once."""
+"""Requests under way at once."""
 
 
 class ZarrPythonStore(SameBytes):
-    """The objects of ``store``, a ``zarr.abc.store.Store``; cannot be written."""
+    """The objects of ``store``, a ``zarr.abc.store.Store``.
 
-    def __init__(self, store: Any) -> None:
+    How safe a write is against being interrupted is for that store to say. Only those in memory
+    have locks.
+    """
+
+    def __init__(self, store: Any, *, read_only: bool = False) -> None:
         try:
             from zarr.core.buffer import default_buffer_prototype
         except ImportError as error:
             raise MissingDependencyError("ZarrPythonStore needs the package zarr>=3") from error
         self.store = store
-        self.read_only = True
+        self.read_only = read_only or bool(store.read_only) or not store.supports_writes
+        self.supports_deletes = bool(store.supports_deletes)
         self.supports_listing = bool(store.supports_listing)
         self._prototype = default_buffer_prototype()
 
@@ -42,7 +58,7 @@ class ZarrPythonStore(SameBytes):
         return f"ZarrPythonStore({self.store!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ZarrPythonStore, (self.store,)
+        return partial(ZarrPythonStore, read_only=self.read_only), (self.store,)
 
     def _run(self, what: str, work: Coroutine[Any, Any, T]) -> T:
         try:
@@ -138,6 +154,54 @@ class ZarrPythonStore(SameBytes):
         found = self._run(f"list {prefix!r}", _collect(self.store.list_dir, prefix))
         return sorted({name.rstrip("/") for name in found})
 
+    # -- writing ------------------------------------------------------------------------------
+
+    def set(self, key: str, value: Bytes) -> None:
+        self.set_many([(key, value)])
+
+    def set_many(self, items: Sequence[tuple[str, Bytes]]) -> None:
+        """All writes at once, but no more than :data:`REQUESTS` under way."""
+        self.check_writable()
+        make = self._prototype.buffer.from_bytes
+        buffers = {check_key(key): make(bytes(value)) for key, value in items}
+        work = _together(self.store.set(key, buffer) for key, buffer in buffers.items())
+        self._run(f"write {min(buffers, default='')!r}", work)
+
+    def set_if_absent(self, key: str, value: Bytes) -> bool:
+        """As safe against other processes as the store's ``set_if_not_exists``."""
+        self.check_writable()
+        buffer = self._prototype.buffer.from_bytes(bytes(value))
+        with process_lock((self.identity, key)):
+            if self.exists(key):
+                return False
+            self._run(f"create {key!r}", self.store.set_if_not_exists(key, buffer))
+            return bytes(self.get(key) or b"") == bytes(value)  # it does not tell who was first
+
+    def delete(self, key: str) -> None:
+        self.check_writable()
+        self._run(f"delete {key!r}", self._delete(check_key(key)))
+
+    async def _delete(self, key: str) -> None:
+        with suppress(FileNotFoundError, KeyError):
+            await self.store.delete(key)
+
+    def delete_prefix(self, prefix: str = "") -> None:
+        self.check_writable()
+        if prefix:
+            if self.exists(prefix):
+                self.delete(prefix)
+            self._run(f"delete {prefix!r}", self.store.delete_dir(prefix))
+        else:
+            keys = list(self.list_prefix())
+            self._run("delete everything", _together(self._delete(key) for key in keys))
+
+    def lock(self, key: str) -> AbstractContextManager[Any]:
+        """Only for what lives in this process; raises UnsafeConcurrentWriteError otherwise."""
+        self.check_writable()
+        if not self.in_process:
+            raise UnsafeConcurrentWriteError(f"{self!r} has no locks; {REMEDY}")
+        return process_lock((self.identity, key))
+
     # -- housekeeping -------------------------------------------------------------------------
 
     @property
@@ -149,7 +213,9 @@ class ZarrPythonStore(SameBytes):
         return "zarr-python", type(self.store).__name__, str(self.store)
 
     def with_read_only(self, read_only: bool = True) -> Store:
-        return self if read_only else super().with_read_only(read_only)
+        if not read_only and (self.store.read_only or not self.store.supports_writes):
+            return super().with_read_only(read_only)
+        return self if read_only == self.read_only else type(self)(self.store, read_only=read_only)
 
 
 def _request(wanted: ByteRange) -> Any:
@@ -161,6 +227,22 @@ def _request(wanted: ByteRange) -> Any:
     if wanted.nbytes is not None:
         return RangeByteRequest(wanted.offset, wanted.offset + wanted.nbytes)
     return OffsetByteRequest(wanted.offset) if wanted.offset else None
+
+
+async def _together(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Do all of it, no more than :data:`REQUESTS` at once; nothing is begun after a failure."""
+    left = iter(work)
+
+    async def some() -> None:
+        for one in left:
+            try:
+                await one
+            except BaseException:
+                for rest in left:
+                    rest.close()
+                raise
+
+    await asyncio.gather(*(some() for _ in range(REQUESTS)))
 
 
 async def _collect(method: Callable[[str], AsyncIterator[str]], prefix: str) -> list[str]:
