@@ -237,20 +237,23 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(args: argparse.Namespace, changes: dict[str, Any], what: str) -> int:
-    from zarr_gpu.tools.converting import plan_conversion, plan_files
+    from zarr_gpu.tools.converting import check_kinds, plan_conversion, plan_files
     from zarr_gpu.tools.exporting import export, is_export
     from zarr_gpu.tools.files import is_file_kind, open_file
     from zarr_gpu.tools.layouts import Layout
     from zarr_gpu.tools.sizes import parse_nbytes
 
     layout = Layout(**changes)
+    check_kinds(args.source, args.target, layout)
     start = time.monotonic()
     if is_file_kind(args.source):
         with open_file(args.source) as tree:
             plan = plan_files(tree, layout, memory=args.memory, max_decodes=args.max_decodes)
             return _carry_out(args, args.source, plan, changes, what)
     node = common.open_place(args, args.source, device="cpu")
-    if is_export(args.target) and what == "convert":
+    if is_export(args.target):
+        if args.dry_run:
+            return _show_file(args)
         report = export(
             node,
             args.target,
@@ -258,9 +261,19 @@ def _run(args: argparse.Namespace, changes: dict[str, Any], what: str) -> int:
             overwrite=args.overwrite,
             progress=common.bar(args),
         )
+        for note in report.notes:
+            common.say(args, f"zarr-gpu: {note}")
         return _done(args, report, time.monotonic() - start)
     plan = plan_conversion(node, layout, memory=args.memory, max_decodes=args.max_decodes)
     return _carry_out(args, node, plan, changes, what)
+
+
+def _show_file(args: argparse.Namespace) -> int:
+    if args.json:
+        common.print_json({"arrays": [], "copied": [], "notes": [f"one file: {args.target}"]})
+    else:
+        print(f"{args.source} would be written as one file, {args.target}")
+    return common.OK
 
 
 def _carry_out(
