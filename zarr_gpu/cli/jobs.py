@@ -374,14 +374,13 @@ def _show(args: argparse.Namespace, plan: Any) -> int:
 
 def _consolidate(args: argparse.Namespace) -> int:
     from zarr_gpu.opening import consolidate_metadata
+    from zarr_gpu.tools.targets import changed_place
 
     store, path, options = common.find_target(args, args.path)
     if not common.is_there(store):
         raise FileNotFoundError(f"{store}: no such file or directory")
-    group = consolidate_metadata(store, path, storage_options=options)
-    listed = group.metadata.consolidated or {}
-    if not isinstance(store, str) or store.endswith(".zip"):
-        group.store.close()
+    with changed_place(store, path, "r+", options) as place:
+        listed = consolidate_metadata(place).metadata.consolidated or {}
     if args.json:
         common.print_json({"path": args.path, "members": len(listed)})
     else:
