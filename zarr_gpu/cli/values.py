@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 ALIGNED = 10_000
 """Elements up to which text is set in columns, as NumPy prints arrays."""
+TOGETHER = 10_000
+"""Elements whose text is made together."""
 PIECE_NBYTES = 64 << 20
 """Read at a time; what is printed can be larger than the memory."""
 FORMATS = ("text", "csv", "json", "raw", "npy", "npz")
@@ -241,7 +243,7 @@ def _rows(values: Values) -> Iterator[tuple[int, Any]]:
     for piece in values.pieces():
         start = 0
         while start < len(piece):
-            n = min(length - at % length, len(piece) - start, ALIGNED)
+            n = min(length - at % length, len(piece) - start, TOGETHER)
             yield at, piece[start : start + n]
             start += n
             at += n
