@@ -170,6 +170,17 @@ def open_array(args: argparse.Namespace, text: str, **options: Any) -> Array:
     return node
 
 
+def open_listed(args: argparse.Namespace, text: str, **options: Any) -> Array | Group:
+    """:func:`open_place` for who asks for members: UnsupportedError where nothing tells them."""
+    from zarr_gpu.group import Group
+    from zarr_gpu.tools.keys import check_members
+
+    node = open_place(args, text, **options)
+    if isinstance(node, Group):
+        check_members(node)
+    return node
+
+
 def is_there(store: str) -> bool:
     """False for a path on this machine that does not exist."""
     return "://" in store or os.path.exists(store)  # noqa: PTH110 - paths stay text

@@ -27,7 +27,7 @@ from zarr_gpu.tools.files import FileTree, is_file_kind, open_file
 from zarr_gpu.tools.formats import group_v3
 from zarr_gpu.tools.importing import plan_import
 from zarr_gpu.tools.journal import begin, fingerprint
-from zarr_gpu.tools.keys import KeyCopy, can_list, copy_chunks, same_bytes
+from zarr_gpu.tools.keys import KeyCopy, can_list, check_members, copy_chunks, same_bytes
 from zarr_gpu.tools.layouts import KEEP, Layout, for_array, names_of, target_metadata
 from zarr_gpu.tools.planning import MAX_DECODES
 from zarr_gpu.tools.progress import SILENT, Progress
@@ -92,6 +92,7 @@ def plan_conversion(
     consolidated = False
     members: list[tuple[str, Array | Group]] = [("", source)]
     if isinstance(source, Group):
+        check_members(source)
         consolidated = source.metadata.consolidated is not None
         members += [(path, node) for path, node in source.members(max_depth=None)]
     for path, node in members:

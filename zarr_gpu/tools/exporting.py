@@ -23,6 +23,7 @@ from zarr_gpu.group import Group
 from zarr_gpu.stores.publishing import appearing, check_free
 from zarr_gpu.tools.files import get_h5py
 from zarr_gpu.tools.formats import DIMENSIONS
+from zarr_gpu.tools.keys import check_members
 from zarr_gpu.tools.layouts import names_of
 from zarr_gpu.tools.planning import Pass, TooLargeError, plan_pass
 from zarr_gpu.tools.progress import Progress
@@ -83,6 +84,7 @@ def _notes(node: Array | Group, arrays: Mapping[str, Array], suffix: str) -> tup
 def _arrays(node: Array | Group) -> dict[str, Array]:
     if isinstance(node, Array):
         return {node.basename or "data": node}
+    check_members(node)
     return {path: a for path, a in node.members(max_depth=None) if isinstance(a, Array)}
 
 
@@ -197,17 +199,70 @@ def _hdf5(
     node: Array | Group, arrays: dict[str, Array], path: Path, memory: int, progress: Progress
 ) -> None:
     h5py = get_h5py()
-    with h5py.File(path, "w") as file:
-        if isinstance(node, Group):
-            _put_attributes(file, node.attrs.asdict())
-            for name, child in node.members(max_depth=None):
-                if isinstance(child, Group):
-                    _put_attributes(file.require_group(name), child.attrs.asdict())
-        for name, array in arrays.items():
-            _data_set(h5py, file, name, array)
-            _copy(array, file[name], memory, progress)
-        for name, array in arrays.items():
-            _dimensions(file, name, array)
+    with path.open("r+b", buffering=0) as raw:
+        forgiving = _Forgiving(raw)
+        try:
+            with h5py.File(forgiving, "w") as file:
+                _fill_hdf5(h5py, file, node, arrays, forgiving, memory, progress)
+        finally:
+            forgiving.check()
+
+
+def _fill_hdf5(
+    h5py: Any,
+    file: Any,
+    node: Array | Group,
+    arrays: dict[str, Array],
+    forgiving: _Forgiving,
+    memory: int,
+    progress: Progress,
+) -> None:
+    if isinstance(node, Group):
+        _put_attributes(file, node.attrs.asdict())
+        for name, child in node.members(max_depth=None):
+            if isinstance(child, Group):
+                _put_attributes(file.require_group(name), child.attrs.asdict())
+    for name, array in arrays.items():
+        _data_set(h5py, file, name, array)
+        _copy(array, file[name], memory, progress)
+        forgiving.check()
+    for name, array in arrays.items():
+        _dimensions(file, name, array)
+
+
+class _Forgiving:
+    """A file that keeps its errors to itself, as the HDF5 library ends the process over them.
+
+    On a full disk it cannot write what it holds, not even to close the file.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._error: OSError | None = None
+        for name in ("read", "readinto", "seek", "tell", "truncate"):
+            setattr(self, name, getattr(file, name))
+
+    def write(self, data: Any) -> int:
+        """All of it, or so it seems."""
+        view = rest = memoryview(data).cast("B")
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self._error = self._error or error
+        return len(view)
+
+    def flush(self) -> None:
+        """To the operating system."""
+        try:
+            self._file.flush()
+        except OSError as error:
+            self._error = self._error or error
+
+    def check(self) -> None:
+        """Raise what went wrong."""
+        if self._error is not None:
+            raise self._error
 
 
 def _data_set(h5py: Any, file: Any, name: str, array: Array) -> None:

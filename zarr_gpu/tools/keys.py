@@ -13,6 +13,7 @@ from zarr_gpu._types import Bytes
 from zarr_gpu.array import Array
 from zarr_gpu.config import config
 from zarr_gpu.errors import StoreError, UnsupportedError
+from zarr_gpu.group import Group
 from zarr_gpu.metadata.array import ArrayMetadata
 from zarr_gpu.nodes import DOCUMENTS, StorePath, join
 from zarr_gpu.stores.base import Store
@@ -60,6 +61,15 @@ def can_list(place: StorePath) -> bool:
     if not store.supports_listing:
         return False
     return store.local or any(name in DOCUMENTS for name in store.list_dir(place.path))
+
+
+def check_members(group: Group) -> None:
+    """UnsupportedError for a group that would seem empty: nothing tells what its members are."""
+    if group.metadata.consolidated is None and not can_list(group.store_path):
+        raise UnsupportedError(
+            f"{group.store!r} cannot list the members of {group.path or '/'!r}, and they are not "
+            "consolidated; name one of its arrays"
+        )
 
 
 def same_bytes(array: Array, layout: Layout) -> tuple[ArrayMetadata, KeyCopy] | None:
