@@ -10,9 +10,10 @@ from zarr_gpu.metadata.array import ArrayMetadata
 from zarr_gpu.metadata.grids import RegularAxis
 from zarr_gpu.metadata.group import GroupMetadata
 from zarr_gpu.metadata.paths import is_node_name
-from zarr_gpu.nodes import Metadata
+from zarr_gpu.nodes import DOCUMENTS, Metadata
 from zarr_gpu.tools.files import FileArray, FileTree, encoded_fill
 from zarr_gpu.tools.formats import DIMENSIONS
+from zarr_gpu.tools.journal import DIRECTORY
 from zarr_gpu.tools.layouts import Layout, changed, for_array
 from zarr_gpu.tools.transfer import ArrayJob, array_job
 
@@ -46,7 +47,8 @@ def _check_names(tree: FileTree) -> None:
     for path in (*tree.groups, *tree.arrays):
         if path in ("", *tree.groups) and path in tree.arrays and len(tree.arrays) > 1:
             raise UnsupportedError(f"{path or '/'!r} is an array, and others lie below it")
-        if path and not all(is_node_name(part) for part in path.split("/")):
+        parts = path.split("/") if path else []
+        if any(not is_node_name(part) or part in (*DOCUMENTS, DIRECTORY) for part in parts):
             raise UnsupportedError(f"{path!r} is no name that a Zarr node can have")
 
 
