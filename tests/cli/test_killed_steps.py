@@ -76,7 +76,7 @@ def killed(command, kept, tmp_path, stride):
     subprocess.run(["cp", "-r", f"{kept}/.", old], check=True)
     if "--overwrite" in words:
         if target.endswith(".zarr"):
-            zarr_gpu.create_array(old / target, data=np.zeros(5), chunks=(1,))
+            zarr_gpu.create_array(old / target, data=np.ones(5), chunks=(1,))
         else:
             (old / target).write_bytes(b"old")
     (tmp_path / "work").mkdir()

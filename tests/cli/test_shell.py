@@ -256,6 +256,31 @@ def test_commands_draw_progress_on_terminals(survey, run, monkeypatch):
         assert stream.getvalue() == ""
 
 
+@pytest.mark.parametrize("kind", ["safetensors", "zarr", "npz"])
+def test_ckpt_draws_progress_and_replaces_nothing_unasked(survey, run, monkeypatch, kind):
+    assert run("convert", "survey.zarr", "a.safetensors", "-q")[0] == 0
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert run("ckpt", "convert", "a.safetensors", f"b.{kind}")[0] == 0
+    for part in ("read", "write", "/s"):
+        assert part in stream.getvalue()
+    if kind != "npz":
+        assert stream.getvalue().count("100%") >= 2
+        assert "left" in stream.getvalue()
+    stream.truncate(0)
+    assert run("ckpt", "index", "a.safetensors")[0] == 0
+    assert run("ckpt", "slice", "a.safetensors", "depth", "0:2")[0] == 0
+    assert "references" in stream.getvalue()
+    assert "depth" in stream.getvalue()
+    stream.truncate(0)
+    for command in (["index", "a.safetensors"], ["slice", "a.safetensors", "depth", "0:2"]):
+        assert run("ckpt", *command, "-q")[0] == 0
+    assert run("ckpt", "convert", "a.safetensors", f"b.{kind}", "--overwrite", "-q")[0] == 0
+    assert stream.getvalue() == ""
+    assert run("ckpt", "convert", "a.safetensors", f"b.{kind}")[0] == 5
+    assert run("ckpt", "diff", "a.safetensors", f"b.{kind}", "-q")[0] == 0
+
+
 def test_sizes_and_times():
     assert [size(n) for n in (5, 1536, 5 << 30, 3 << 41)] == [
         "5 B",

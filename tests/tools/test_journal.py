@@ -93,7 +93,7 @@ def test_stopped_before_every_change(job, old, kind, tmp_path, monkeypatch):
     while not finished:
         inner = MemoryStore() if kind == "memory" else LocalStore(tmp_path / str(left))
         if old:
-            zarr_gpu.create_array(inner, data=np.zeros(3), chunks=(1,), attributes={"old": 1})
+            zarr_gpu.create_array(inner, data=np.ones(3), chunks=(1,), attributes={"old": 1})
         stops = Stops(inner)
         stops.left = left
         try:
