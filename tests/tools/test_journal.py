@@ -190,6 +190,28 @@ def test_an_intermediate_array_is_not_removed_under_another_run(monkeypatch):
     np.testing.assert_array_equal(zarr_gpu.open(inner)["a"][...], VALUES)
 
 
+@pytest.mark.parametrize("work", [copy, convert])
+def test_no_documents_over_a_target_that_another_job_has_emptied(work):
+    """Even when it happened after the last second's record."""
+    root, inner = source(), MemoryStore()
+    seen = []
+
+    class Slow(WrappedStore):
+        def set(self, key, value):
+            self.store.set(key, value)
+            if not key.endswith(".json") and not seen:
+                seen.append(key)
+                stops = Stops(inner)
+                stops.left = 12
+                with pytest.raises(StoppedError):
+                    convert(root, stops, chunks=(3, 3), overwrite=True)
+
+    with pytest.raises(UnfinishedError, match="by another process"):
+        work(root, Slow(inner))
+    with pytest.raises(NodeNotFoundError):
+        zarr_gpu.open(inner, mode="r")
+
+
 # -- the source -----------------------------------------------------------------------------------
 
 
