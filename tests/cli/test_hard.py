@@ -1,5 +1,6 @@
 """Commands where things go wrong: full disks, servers that list nothing, damaged files, Ctrl-C."""
 
+import errno
 import http.server
 import json
 import os
@@ -236,3 +237,16 @@ def test_an_interrupted_command_says_so(noise, tmp_path):
         process.send_signal(signal.SIGINT)
         err = process.stderr.read()
     assert (process.returncode, err) == (130, b"zarr-gpu: interrupted\n")
+
+
+def test_npy_asks_for_its_place_on_the_disk_first(noise, run, monkeypatch, tmp_path):
+    """A mapped file that finds none later ends the process."""
+
+    def full(fd, start, nbytes):
+        assert nbytes > NOISE.nbytes
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    status, _, err = run("convert", "noise.zarr", "a.npy", "-q")
+    assert (status, "No space left" in err) == (4, True)
+    assert os.listdir(tmp_path) == ["noise.zarr"]

@@ -180,3 +180,13 @@ def test_a_zip_file_is_migrated_in_a_copy(old, tmp_path):
     np.testing.assert_array_equal(root["x/y"][...], np.arange(10))
     migrate(old, tmp_path / "new.zip")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zip", "new.zip", "old"]
+
+
+def test_documents_of_somebody_else_are_not_replaced(old):
+    migrate(old)
+    (old / "x/zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
+    (old / "zarr.json").unlink()
+    before = files(old)
+    with pytest.raises(ContainsNodeError, match=r"'x/zarr\.json'.*--overwrite"):
+        migrate(old)
+    assert files(old) == before
