@@ -105,6 +105,85 @@ def test_bash_completes(words, expected, tmp_path):
     assert sorted(complete(words, tmp_path)) == sorted(expected)
 
 
+FISH = [
+    ("zarr-gpu con", ["consolidate", "convert"]),
+    ("zarr-gpu convert a --ov", ["--overwrite"]),
+    ("zarr-gpu convert --like ", ["gpu"]),
+    ("zarr-gpu ckpt ver", ["verify"]),
+    ("zarr-gpu ckpt convert --compression ", ["auto", "none", "zstd"]),
+    ("zarr-gpu ckpt convert --c", ["--compression"]),  # not --chunks, of convert
+    ("zarr-gpu convert convert --li", ["--like"]),
+    ("zarr-gpu completion ", ["bash", "fish", "zsh"]),
+    ("zarr-gpu copy fi", ["file.zarr"]),
+    ("zarr-gpu migrate v", ["v3"]),
+]
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+def test_fish_completes(tmp_path):
+    (tmp_path / "completion.fish").write_text(fish(Node(parser())))
+    (tmp_path / "file.zarr").touch()
+    asked = "".join(f"; echo; complete -C '{line}'" for line, _ in FISH)
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", f"source completion.fish{asked}"],
+        capture_output=True, text=True, check=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.stderr == ""
+    found = [
+        [line.partition("\t")[0] for line in part.splitlines()]
+        for part in done.stdout[1:].split("\n\n")
+    ]
+    assert [sorted(words) for words in found] == [words for _, words in FISH]
+
+
+ZSH = r"""
+zmodload zsh/zpty
+zpty z 'zsh -f -i'
+function wait_for() {
+  local line=""
+  for i in {1..200}; do
+    zpty -r -t z part 2>/dev/null && line+=$part
+    [[ $line == *${~1}* ]] && { print -r -- "$line"; return 0 }
+    sleep 0.05
+  done
+  print -r -- "no $1 in: $line"; return 1
+}
+zpty -w z 'stty columns 200 -echo; PS1=; autoload -U compinit; compinit -u -D; source ./_zarr-gpu'
+zpty -w z 'zstyle ":completion:*" insert-unambiguous true; setopt no_always_last_prompt no_beep'
+zpty -w z 'LISTMAX=0; shown() { print -r "<$BUFFER>"; zle kill-whole-line }; zle -N shown'
+zpty -w z 'bindkey "^X" shown; print REA\DY'
+wait_for READY >/dev/null || exit 1
+while read -r line; do
+  zpty -w -n z $line$'\t\C-x'
+  wait_for '<*>' || exit 1
+done
+zpty -d z
+"""
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+def test_zsh_completes(tmp_path):
+    """By the real line editor, on a terminal of its own: what one tab makes of a line."""
+    (tmp_path / "_zarr-gpu").write_text(zsh(Node(parser())))
+    (tmp_path / "file.zarr").touch()
+    (tmp_path / "run.zsh").write_text(ZSH)
+    lines = {
+        "zarr-gpu conso": "zarr-gpu consolidate ",
+        "zarr-gpu convert --ov": "zarr-gpu convert --overwrite ",
+        "zarr-gpu convert --like g": "zarr-gpu convert --like gpu ",
+        "zarr-gpu ckpt ver": "zarr-gpu ckpt verify ",
+        "zarr-gpu ckpt convert --compression z": "zarr-gpu ckpt convert --compression zstd ",
+        "zarr-gpu completion fi": "zarr-gpu completion fish ",
+        "zarr-gpu info fi": "zarr-gpu info file.zarr ",
+    }
+    done = subprocess.run(
+        ["zsh", "-f", "run.zsh"], input="\n".join(lines) + "\n", cwd=tmp_path,
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    found = re.findall(r"<(zarr-gpu[^<>]*)>", done.stdout)
+    assert found == list(lines.values()), done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("make", [bash, zsh, fish])
 def test_every_command_and_option_is_in_every_script(make):
     text = make(Node(parser()))
@@ -175,6 +254,31 @@ def test_commands_draw_progress_on_terminals(survey, run, monkeypatch):
         stream.truncate(0)
         assert run(*command.replace("a.zarr", "b.zarr").split(), "-q")[0] == 0
         assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "zarr", "npz"])
+def test_ckpt_draws_progress_and_replaces_nothing_unasked(survey, run, monkeypatch, kind):
+    assert run("convert", "survey.zarr", "a.safetensors", "-q")[0] == 0
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert run("ckpt", "convert", "a.safetensors", f"b.{kind}")[0] == 0
+    for part in ("read", "write", "/s"):
+        assert part in stream.getvalue()
+    if kind != "npz":
+        assert stream.getvalue().count("100%") >= 2
+        assert "left" in stream.getvalue()
+    stream.truncate(0)
+    assert run("ckpt", "index", "a.safetensors")[0] == 0
+    assert run("ckpt", "slice", "a.safetensors", "depth", "0:2")[0] == 0
+    assert "references" in stream.getvalue()
+    assert "depth" in stream.getvalue()
+    stream.truncate(0)
+    for command in (["index", "a.safetensors"], ["slice", "a.safetensors", "depth", "0:2"]):
+        assert run("ckpt", *command, "-q")[0] == 0
+    assert run("ckpt", "convert", "a.safetensors", f"b.{kind}", "--overwrite", "-q")[0] == 0
+    assert stream.getvalue() == ""
+    assert run("ckpt", "convert", "a.safetensors", f"b.{kind}")[0] == 5
+    assert run("ckpt", "diff", "a.safetensors", f"b.{kind}", "-q")[0] == 0
 
 
 def test_sizes_and_times():

@@ -153,3 +153,40 @@ def test_the_only_metadata_are_not_removed_without_force(old):
     assert remove_metadata(old, 2, force=True, dry_run=True)[-1] == ".zgroup"
     remove_metadata(old, 2, force=True)
     assert not [name for name in files(old) if ".z" in name]
+
+
+def test_an_interrupted_migration_is_finished_by_the_same_command(old):
+    zarr_gpu.consolidate_metadata(old)
+    whole = files(old)
+    migrate(old, remove_v2_metadata=True)
+    expected = files(old)
+    for name, data in whole.items():  # as if it had been killed between the two
+        (old / name).write_bytes(data)
+    (old / "x/zarr.json").unlink()
+    migrate(old, remove_v2_metadata=True)
+    assert files(old) == expected
+
+
+def test_a_zip_file_is_migrated_in_a_copy(old, tmp_path):
+    from zarr_gpu.tools.copying import copy
+
+    copy(old, tmp_path / "a.zip")
+    before = (tmp_path / "a.zip").read_bytes()
+    with pytest.raises(UnsupportedError, match="cannot delete"):
+        migrate(tmp_path / "a.zip", remove_v2_metadata=True)
+    assert (tmp_path / "a.zip").read_bytes() == before
+    migrate(tmp_path / "a.zip")
+    root = zarr_gpu.open_group(tmp_path / "a.zip", mode="r", zarr_format=3)
+    np.testing.assert_array_equal(root["x/y"][...], np.arange(10))
+    migrate(old, tmp_path / "new.zip")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zip", "new.zip", "old"]
+
+
+def test_documents_of_somebody_else_are_not_replaced(old):
+    migrate(old)
+    (old / "x/zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
+    (old / "zarr.json").unlink()
+    before = files(old)
+    with pytest.raises(ContainsNodeError, match=r"'x/zarr\.json'.*--overwrite"):
+        migrate(old)
+    assert files(old) == before

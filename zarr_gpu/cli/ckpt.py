@@ -40,6 +40,9 @@ def add_parsers(subparsers: Subparsers) -> None:
     convert = _action(actions, "convert", _convert, "store as .safetensors, .zarr, .pt, .npz")
     convert.add_argument("path")
     convert.add_argument("target")
+    convert.add_argument(
+        "--overwrite", action="store_true", help="replace what is there, once the new one is whole"
+    )
     convert.add_argument("--compression", choices=["auto", "zstd", "none"], help="of .zarr")
     index = _action(
         actions, "index", _index, "references for zarr-python and xarray, beside the file"
@@ -104,7 +107,7 @@ def _info(args: argparse.Namespace) -> int:
         document["all"] = [
             {"name": n, "type": t, "shape": list(s), "nbytes": b} for n, t, s, b in rows
         ]
-        print(json.dumps(document, indent=2))
+        common.print_json(document)
         return 0
     print(f"{args.path}: {len(rows)} tensors, {document['parameters']:,} values, {size(total)}")
     for kind, nbytes in kinds.most_common():
@@ -179,7 +182,7 @@ def _verify(args: argparse.Namespace) -> int:
             progress.advance(1)
         progress.end()
     if args.json:
-        print(json.dumps({"tensors": len(names), "problems": problems}, indent=2))
+        common.print_json({"tensors": len(names), "problems": problems})
     else:
         for problem in problems:
             print(problem["error"])
@@ -192,8 +195,9 @@ def _diff(args: argparse.Namespace) -> int:
 
     from zarr_gpu.checkpoint.convert import load_tensors
 
+    bar = common.bar(args)
     a, b = (
-        {n: np.asarray(_plain(t)) for n, t in load_tensors(path, "np")[0].items()}
+        {n: np.asarray(_plain(t)) for n, t in load_tensors(path, "np", progress=bar)[0].items()}
         for path in (args.path, args.other)
     )
     found: dict[str, Any] = {
@@ -202,7 +206,7 @@ def _diff(args: argparse.Namespace) -> int:
         "differ": {},
         "equal": 0,
     }
-    progress = common.bar(args)
+    progress = bar
     progress.begin("compare", len(a.keys() & b.keys()), "tensors")
     for name in (n for n in a if n in b):
         progress.advance(1)
@@ -216,7 +220,7 @@ def _diff(args: argparse.Namespace) -> int:
             found["differ"][name] = _distance(one, other)
     progress.end()
     if args.json:
-        print(json.dumps(found, indent=2))
+        common.print_json(found)
     else:
         for name in found["only_first"]:
             print(f"only in {args.path}: {name}")
@@ -244,35 +248,45 @@ def _plain(tensor: Any) -> Any:
 def _distance(one: Any, other: Any) -> dict[str, Any]:
     import numpy as np
 
-    changed = int((one.reshape(-1) != other.reshape(-1)).sum())
+    bits = (np.ascontiguousarray(a).reshape(-1, 1).view(np.uint8) for a in (one, other))
+    changed = int(np.not_equal(*bits).any(axis=1).sum())  # so that NaN is NaN
     try:
         wide = np.complex128 if one.dtype.kind == "c" else np.float64
-        most = float(np.abs(one.astype(wide) - other.astype(wide)).max())
+        with np.errstate(invalid="ignore"):
+            distances = np.abs(one.astype(wide) - other.astype(wide))
+        most = float(np.nanmax(distances)) if not np.isnan(distances).all() else math.nan
     except (TypeError, ValueError):
         return {"changed": changed}
     return {"changed": changed, "of": one.size, "largest": most}
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from zarr_gpu.checkpoint.convert import convert
+    from zarr_gpu.checkpoint.convert import convert, is_there
+    from zarr_gpu.errors import ContainsNodeError
 
-    n = convert(args.path, args.target, compression=args.compression)
-    print(json.dumps({"tensors": n}) if args.json else f"{n} tensors -> {args.target}")
+    if not args.overwrite and is_there(args.target):
+        raise ContainsNodeError(f"{args.target} exists; --overwrite replaces it")
+    n = convert(args.path, args.target, compression=args.compression, progress=common.bar(args))
+    if args.json:
+        common.print_json({"tensors": n})
+    else:
+        print(f"{n} tensors -> {args.target}")
     return 0
 
 
 def _index(args: argparse.Namespace) -> int:
     from zarr_gpu.checkpoint.convert import references
+    from zarr_gpu.stores.publishing import appearing
 
-    document = references(args.path)
+    document = references(args.path, progress=common.bar(args))
     target = args.out or f"{str(args.path).rstrip('/')}.refs.json"
-    Path(target).write_text(json.dumps(document), encoding="utf-8")
+    with appearing(target, overwrite=True) as unfinished:
+        Path(unfinished).write_text(json.dumps(document), encoding="utf-8")
     n = len(document["refs"])
-    print(
-        json.dumps({"references": n, "file": target})
-        if args.json
-        else f"{n} references -> {target}"
-    )
+    if args.json:
+        common.print_json({"references": n, "file": target})
+    else:
+        print(f"{n} references -> {target}")
     return 0
 
 
@@ -281,15 +295,26 @@ def _slice(args: argparse.Namespace) -> int:
 
     from zarr_gpu.checkpoint import safe_open
     from zarr_gpu.cli.selections import parse_selection
+    from zarr_gpu.stores.publishing import appearing
 
+    progress = common.bar(args)
     with safe_open(args.path, "np") as file:
-        values = file.get_slice(args.name)[parse_selection(args.selection)]
+        progress.begin(args.name, 0)
+        try:
+            values = np.asarray(file.get_slice(args.name)[parse_selection(args.selection)])
+            progress.advance(values.nbytes)
+        finally:
+            progress.end()
     if args.out:
-        np.save(args.out, values)
-        print(f"{values.dtype}{list(values.shape)} -> {args.out}")
+        with appearing(args.out, overwrite=True) as unfinished, Path(unfinished).open("wb") as out:
+            np.save(out, values)
+        if args.json:
+            common.print_json({"type": values.dtype.name, "shape": values.shape, "file": args.out})
+        else:
+            print(f"{values.dtype}{list(values.shape)} -> {args.out}")
     elif args.json:
         shown = values.astype(np.float64) if "float" in values.dtype.name else values
-        print(json.dumps({"type": values.dtype.name, "values": shown.tolist()}))
+        common.print_json({"type": values.dtype.name, "values": shown.tolist()})
     else:
         print(values)
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -169,6 +170,17 @@ def open_array(args: argparse.Namespace, text: str, **options: Any) -> Array:
     return node
 
 
+def open_listed(args: argparse.Namespace, text: str, **options: Any) -> Array | Group:
+    """:func:`open_place` for who asks for members: UnsupportedError where nothing tells them."""
+    from zarr_gpu.group import Group
+    from zarr_gpu.tools.keys import check_members
+
+    node = open_place(args, text, **options)
+    if isinstance(node, Group):
+        check_members(node)
+    return node
+
+
 def is_there(store: str) -> bool:
     """False for a path on this machine that does not exist."""
     return "://" in store or os.path.exists(store)  # noqa: PTH110 - paths stay text
@@ -206,14 +218,40 @@ def _hierarchy(path: str) -> tuple[str, str]:
 
 
 def print_json(document: Mapping[str, Any] | list[Any]) -> None:
-    """A document for scripts; what JSON has no word for becomes text."""
-    print(json.dumps(document, indent=2, default=_plain))
+    """A document for scripts; what JSON has no word for becomes text, as in Zarr's fill values."""
+    try:
+        text = json.dumps(document, indent=2, default=_plain, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(document), indent=2, default=_plain, allow_nan=False)
+    print(text)
 
 
 def _plain(value: Any) -> Any:
     tolist = getattr(value, "tolist", None)
-    found = tolist() if tolist is not None else value
+    found = _finite(tolist()) if tolist is not None else value
     return found if isinstance(found, int | float | str | bool | list) else str(found)
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinities as text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return number(value)
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return _finite(value.tolist()) if hasattr(value, "tolist") else value
+
+
+def number(value: float) -> float | str:
+    """What JSON has for a number: Zarr's words for those it has not.
+
+    >>> number(1.5), number(float("nan")), number(float("-inf"))
+    (1.5, 'NaN', '-Infinity')
+    """
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def bar(args: argparse.Namespace) -> Bar:

@@ -22,6 +22,8 @@ class Node:
         self.text = text
         self.options: list[tuple[list[str], str, list[str], bool]] = []
         self.choices: list[str] = []
+        self.files = False
+        """Some argument is no word of ours."""
         self.below: Tree = {}
         for action in parser._actions:  # noqa: SLF001 - argparse offers no other way to ask
             if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - has no other name
@@ -35,6 +37,7 @@ class Node:
                 self.options.append((list(action.option_strings), text, choices, takes))
             else:
                 self.choices += choices
+                self.files |= not choices
 
 
 def add_parsers(subparsers: Subparsers) -> None:
@@ -131,7 +134,8 @@ def _zsh_body(path: tuple[str, ...], node: Node) -> list[str]:
     if not node.below:
         if node.choices:
             arguments.append(f"    '1:value:({' '.join(node.choices)})'")
-        arguments.append("    '*:file:_files'")
+        if node.files:
+            arguments.append("    '*:file:_files'")
         return ["  _arguments \\", " \\\n".join(arguments)]
     items = " ".join(f"'{name}:{_quoted(child.text)}'" for name, child in node.below.items())
     cases = [f"      {name}) {_name((*path, name))} ;;" for name in node.below]
@@ -152,30 +156,35 @@ def _quoted(text: str) -> str:
     return re.sub(r"([\[\]:\\])", r"\\\1", text).replace("'", "'\\''")
 
 
+_AT = r"""
+function __zarr_gpu_at --description 'the words of a command have been typed'
+  set -l exactly $argv[1]
+  set -l path $argv[2..-1]
+  set -l words (string match -v -- '-*' (commandline -opc)[2..-1])
+  set -l n (count $path)
+  test (count $words) -ge $n; or return 1
+  test $exactly = 1; and test (count $words) -ne $n; and return 1
+  test $n -eq 0; and return 0
+  test "$words[1..$n]" = "$path"
+end
+"""
+
+
 def fish(root: Node) -> str:
     """A ``complete`` line for every option and subcommand."""
-    lines = ["# completion of zarr-gpu for fish"]
+    lines = ["# completion of zarr-gpu for fish", _AT.strip()]
     for path, node in _paths(root):
-        where = _fish_condition(path, node)
+        where = " ".join(("__zarr_gpu_at", "1" if node.below else "0", *path))
         for name, child in node.below.items():
             lines.append(_fish(where, f"-f -a {name}", child.text))
         for choice in node.choices:
-            lines.append(_fish(where, f"-a {choice}", ""))
+            lines.append(_fish(where, f"{'' if node.files else '-f '}-a {choice}", ""))
         for names, text, choices, takes in node.options:
             flags = " ".join(f"-l {n[2:]}" if n.startswith("--") else f"-s {n[1:]}" for n in names)
             if takes:
                 flags += f" -x -a '{' '.join(choices)}'" if choices else " -r"
             lines.append(_fish(where, flags, text))
     return "\n".join([*lines, ""])
-
-
-def _fish_condition(path: tuple[str, ...], node: Node) -> str:
-    if not path:
-        return "__fish_use_subcommand"
-    seen = "; and ".join(f"__fish_seen_subcommand_from {name}" for name in path)
-    if node.below:
-        seen += f"; and not __fish_seen_subcommand_from {' '.join(node.below)}"
-    return seen
 
 
 def _fish(condition: str, flags: str, text: str) -> str:

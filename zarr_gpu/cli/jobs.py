@@ -237,20 +237,23 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(args: argparse.Namespace, changes: dict[str, Any], what: str) -> int:
-    from zarr_gpu.tools.converting import plan_conversion, plan_files
+    from zarr_gpu.tools.converting import check_kinds, plan_conversion, plan_files
     from zarr_gpu.tools.exporting import export, is_export
     from zarr_gpu.tools.files import is_file_kind, open_file
     from zarr_gpu.tools.layouts import Layout
     from zarr_gpu.tools.sizes import parse_nbytes
 
     layout = Layout(**changes)
+    check_kinds(args.source, args.target, layout)
     start = time.monotonic()
     if is_file_kind(args.source):
         with open_file(args.source) as tree:
             plan = plan_files(tree, layout, memory=args.memory, max_decodes=args.max_decodes)
             return _carry_out(args, args.source, plan, changes, what)
     node = common.open_place(args, args.source, device="cpu")
-    if is_export(args.target) and what == "convert":
+    if is_export(args.target):
+        if args.dry_run:
+            return _show_file(args)
         report = export(
             node,
             args.target,
@@ -258,9 +261,19 @@ def _run(args: argparse.Namespace, changes: dict[str, Any], what: str) -> int:
             overwrite=args.overwrite,
             progress=common.bar(args),
         )
+        for note in report.notes:
+            common.say(args, f"zarr-gpu: {note}")
         return _done(args, report, time.monotonic() - start)
     plan = plan_conversion(node, layout, memory=args.memory, max_decodes=args.max_decodes)
     return _carry_out(args, node, plan, changes, what)
+
+
+def _show_file(args: argparse.Namespace) -> int:
+    if args.json:
+        common.print_json({"arrays": [], "copied": [], "notes": [f"one file: {args.target}"]})
+    else:
+        print(f"{args.source} would be written as one file, {args.target}")
+    return common.OK
 
 
 def _carry_out(
@@ -361,14 +374,13 @@ def _show(args: argparse.Namespace, plan: Any) -> int:
 
 def _consolidate(args: argparse.Namespace) -> int:
     from zarr_gpu.opening import consolidate_metadata
+    from zarr_gpu.tools.targets import changed_place
 
     store, path, options = common.find_target(args, args.path)
     if not common.is_there(store):
         raise FileNotFoundError(f"{store}: no such file or directory")
-    group = consolidate_metadata(store, path, storage_options=options)
-    listed = group.metadata.consolidated or {}
-    if not isinstance(store, str) or store.endswith(".zip"):
-        group.store.close()
+    with changed_place(store, path, "r+", options) as place:
+        listed = consolidate_metadata(place).metadata.consolidated or {}
     if args.json:
         common.print_json({"path": args.path, "members": len(listed)})
     else:

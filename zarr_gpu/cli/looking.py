@@ -229,7 +229,7 @@ def _codec_text(codec: Any) -> str:
 def _tree(args: argparse.Namespace) -> int:
     from zarr_gpu.array import Array
 
-    node = common.open_place(args, args.path)
+    node = common.open_listed(args, args.path)
     if args.json:
         common.print_json(_nested(node, args.level))
     elif isinstance(node, Array):
@@ -260,7 +260,7 @@ def _summary(node: Any) -> dict[str, Any]:
 def _ls(args: argparse.Namespace) -> int:
     from zarr_gpu.array import Array
 
-    node = common.open_place(args, args.path)
+    node = common.open_listed(args, args.path)
     if args.keys or isinstance(node, Array):
         rows = _keys(node, recursive=args.recursive or isinstance(node, Array))
         table = rows if args.json or args.long else ({"key": row["key"]} for row in rows)

@@ -11,9 +11,11 @@ from __future__ import annotations
 import argparse
 import math
 import shutil
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from zarr_gpu.cli import common
+from zarr_gpu.cli.selections import as_slice, parse_selection
 
 if TYPE_CHECKING:
     from zarr_gpu._types import NDArray
@@ -30,6 +32,8 @@ _VIRIDIS = (
     (92, 200, 99), (170, 220, 50), (253, 231, 37),
 )  # fmt: skip
 """Nine points of matplotlib's default colour map."""
+LINES = 8
+"""Drawn into one picture, at most."""
 _GREY = ((0, 0, 0), (255, 255, 255))
 _MISSING = (90, 0, 0)
 
@@ -66,12 +70,12 @@ def add_parsers(subparsers: Subparsers) -> None:
 
 
 def _plot(args: argparse.Namespace) -> int:
-    from zarr_gpu.cli.selections import parse_selection
-
     array = common.open_array(args, args.path, device="cpu")
     if array.dtype.kind not in "biufcmM" and not _is_number(array):
         raise ValueError(f"elements of {array.dtype} are no numbers to draw")
     items = chosen(parse_selection(args.select), array.shape)
+    if args.line:
+        items = _few_rows(items)
     lines, columns = _room(args)
     wide = not args.line and sum(isinstance(item, range) for item in items) == 2
     most = PNG_POINTS if args.output else ((2 * lines, columns) if wide else (1 << 30, 2 * columns))
@@ -87,10 +91,18 @@ def _plot(args: argparse.Namespace) -> int:
         palette = _GREY if args.cmap.lower() in ("grey", "gray") else _VIRIDIS
         text = image(values, low, high, palette) if colours else shades(values, low, high)
     else:
-        rows = values if values.ndim == 2 else values[None]
-        text = braille(rows[:8], low, high, columns, lines)
+        rows = values if values.ndim == 2 else values.reshape(1, -1)
+        text = braille(rows[:LINES], low, high, columns, lines)
     print(text)
     return common.OK
+
+
+def _few_rows(items: list[Any]) -> list[Any]:
+    """Of two ranges the first cut to as many rows as are drawn as lines."""
+    ranges = [d for d, item in enumerate(items) if isinstance(item, range)]
+    if len(ranges) < 2:
+        return items
+    return [item[:LINES] if d == ranges[0] else item for d, item in enumerate(items)]
 
 
 def _is_number(array: Array) -> bool:
@@ -145,16 +157,9 @@ def sampled(
     steps = [max(1, -(-len(r) // n)) for r, n in zip(ranges, room, strict=True)]
     if reduce is None:
         thin = iter([r[::step] for r, step in zip(ranges, steps, strict=True)])
-        index = tuple(_slice(next(thin)) if isinstance(i, range) else i for i in items)
+        index = tuple(as_slice(next(thin)) if isinstance(i, range) else i for i in items)
         return numbers(np.asarray(array[index])), steps
     return _reduced(array, items, steps, reduce), steps
-
-
-def _slice(r: range) -> slice:
-    if not r:
-        return slice(0, 0)
-    stop = r[-1] + (1 if r.step > 0 else -1)
-    return slice(r.start, None if stop < 0 else stop, r.step)
 
 
 def numbers(values: NDArray) -> NDArray:
@@ -175,30 +180,43 @@ def _reduced(array: Array, items: list[Any], steps: list[int], how: str) -> NDAr
     import numpy as np
 
     ranges = [item for item in items if isinstance(item, range)]
+    if not ranges:
+        return numbers(np.asarray(array[tuple(items)]))
     shape = tuple(-(-len(r) // step) for r, step in zip(ranges, steps, strict=True))
-    total = np.full(shape, {"mean": 0.0, "min": np.inf, "max": -np.inf}[how])
-    count = np.zeros(shape, np.int64)
+    out = np.full(shape, np.nan)
+    room = max(1, PIECE_NBYTES // (max(1, array.itemsize) * math.prod(steps)))
+    per = [1] * len(shape)
+    for axis in range(len(shape) - 1, -1, -1):
+        per[axis] = max(1, min(shape[axis], room))
+        room //= per[axis]
+    for where in product(*(range(0, n, m) for n, m in zip(shape, per, strict=True))):
+        parts = [
+            r[first * step : (first + m) * step]
+            for r, first, m, step in zip(ranges, where, per, steps, strict=True)
+        ]
+        index = iter(parts)
+        selection = tuple(as_slice(next(index)) if isinstance(i, range) else i for i in items)
+        region = tuple(slice(first, first + m) for first, m in zip(where, per, strict=True))
+        out[region] = _points(numbers(np.asarray(array[selection])), steps, how)
+    return out
+
+
+def _points(values: NDArray, steps: list[int], how: str) -> NDArray:
+    """One number of each block of ``steps`` elements."""
+    import numpy as np
+
     join = {"mean": np.add, "min": np.fmin, "max": np.fmax}[how]
-    row = math.prod(len(r) for r in ranges[1:]) * max(1, array.itemsize) * steps[0]
-    per = max(1, PIECE_NBYTES // row)
-    for first in range(0, shape[0], per):
-        part = ranges[0][first * steps[0] : (first + per) * steps[0]]
-        index = iter([part, *ranges[1:]])
-        where = tuple(_slice(next(index)) if isinstance(i, range) else i for i in items)
-        values = numbers(np.asarray(array[where]))
-        good = ~np.isnan(values)
-        values = np.where(good, values, {"mean": 0.0, "min": np.inf, "max": -np.inf}[how])
-        counts = good.astype(np.int64)
-        for axis, step in enumerate(steps):
-            cuts = np.arange(0, values.shape[axis], step)
-            values = join.reduceat(values, cuts, axis=axis)
-            counts = np.add.reduceat(counts, cuts, axis=axis)
-        total[first : first + per] = values
-        count[first : first + per] = counts
+    good = ~np.isnan(values)
+    values = np.where(good, values, {"mean": 0.0, "min": np.inf, "max": -np.inf}[how])
+    count = good.astype(np.int64)
+    for axis, step in enumerate(steps):
+        cuts = np.arange(0, values.shape[axis], step)
+        values = join.reduceat(values, cuts, axis=axis)
+        count = np.add.reduceat(count, cuts, axis=axis)
     if how == "mean":
-        mean: NDArray = np.divide(total, count, out=np.full(shape, np.nan), where=count > 0)
-        return mean
-    return np.where(count > 0, total, np.nan)
+        values = values / np.maximum(count, 1)
+    found: NDArray = np.where(count > 0, values, np.nan)
+    return found
 
 
 def _limits(values: NDArray, text: str | None) -> tuple[float, float]:
@@ -209,6 +227,8 @@ def _limits(values: NDArray, text: str | None) -> tuple[float, float]:
             low, high = (float(part) for part in text.split(","))
         except ValueError:
             raise ValueError(f"--range {text!r}: expected two numbers, as in 0,1.5") from None
+        if not low < high or not math.isfinite(high - low):
+            raise ValueError(f"--range {text!r}: the first number has to be the smaller one")
         return low, high
     finite = values[np.isfinite(values)]
     if not finite.size:
@@ -293,8 +313,6 @@ def _draw(
 
 def chosen_ranges(args: argparse.Namespace, array: Array) -> list[tuple[int, range]]:
     """The axes that are drawn, and what of them."""
-    from zarr_gpu.cli.selections import parse_selection
-
     items = chosen(parse_selection(args.select), array.shape)
     return [(d, item) for d, item in enumerate(items) if isinstance(item, range)]
 

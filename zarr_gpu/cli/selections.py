@@ -49,3 +49,15 @@ def _item(part: str) -> Any:
     if len(numbers) == 1:
         return int(part)
     return slice(*(int(n) if n else None for n in numbers))
+
+
+def as_slice(chosen: range) -> slice:
+    """What selects the same elements.
+
+    >>> as_slice(range(9, -1, -3)), as_slice(range(0))
+    (slice(9, None, -3), slice(0, 0, None))
+    """
+    if not chosen:
+        return slice(0, 0)
+    stop = chosen[-1] + (1 if chosen.step > 0 else -1)
+    return slice(chosen.start, None if stop < 0 else stop, chosen.step)

@@ -6,10 +6,13 @@ import argparse
 import math
 import re
 import sys
+import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from zarr_gpu.cli import common
+from zarr_gpu.cli.selections import as_slice, parse_selection
 
 if TYPE_CHECKING:
     from zarr_gpu.array import Array
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 
 ALIGNED = 10_000
 """Elements up to which text is set in columns, as NumPy prints arrays."""
+TOGETHER = 10_000
+"""Elements whose text is made together."""
 PIECE_NBYTES = 64 << 20
 """Read at a time; what is printed can be larger than the memory."""
 FORMATS = ("text", "csv", "json", "raw", "npy", "npz")
@@ -56,72 +61,113 @@ def add_parsers(subparsers: Subparsers) -> None:
 
 
 def _cat(args: argparse.Namespace) -> int:
-    from zarr_gpu.cli.selections import parse_selection
-
     path = args.path or args.array_path
     if not path or (args.path and args.array_path):
         raise ValueError("cat needs one array: zarr-gpu cat PATH")
     array = common.open_array(args, path, device=args.device)
-    selection = parse_selection(args.select)
     suffix = (args.output or "").rpartition(".")[2]
     kind = args.format or (suffix if suffix in FORMATS else "text")
+    values = Values(array, parse_selection(args.select))
     if kind in ("npy", "npz", "raw"):
+        if args.output is None and sys.stdout.isatty():
+            raise ValueError(
+                f"{kind} is binary: give --output FILE, or send it to a file or program"
+            )
         name = array.basename or re.split(r"[/:]+", path.rstrip("/"))[-1].partition(".")[0]
-        _binary(array, selection, kind, args.output, name)
+        with _output(args.output, "wb") as stream:
+            _binary(values, kind, stream or sys.stdout.buffer, name or "arr_0")
         return common.OK
-    from contextlib import nullcontext
-    from pathlib import Path
-
-    out = (
-        Path(args.output).open("w", encoding="utf-8")  # noqa: SIM115 - closed by the with below
-        if args.output
-        else nullcontext(sys.stdout)
-    )
-    with out as stream:
-        for text in _texts(array, selection, kind):
-            stream.write(text)
+    with _output(args.output, "w") as stream:
+        for text in _texts(values, kind):
+            (stream or sys.stdout).write(text)
     return common.OK
 
 
-def _host(array: Array, selection: Any) -> Any:
-    import numpy as np
+@contextmanager
+def _output(path: str | None, mode: str) -> Iterator[Any]:
+    """A file that has its name when it is whole; None for stdout. Devices and pipes are written."""
+    from pathlib import Path
 
-    values = array[selection]
-    return np.asarray(array._backend.to_host(values, array.dtype))  # noqa: SLF001 - of this package
+    from zarr_gpu.stores.publishing import appearing
 
-
-def _pieces(array: Array, selection: Any) -> Iterator[Any]:
-    """The selected values along the first axis, as much at a time as :data:`PIECE_NBYTES`."""
-    import numpy as np
-
-    from zarr_gpu.indexing import parse_numpy
-    from zarr_gpu.values import pop_fields
-
-    plain, fields = pop_fields(selection)
-    shape = parse_numpy(plain, array.shape).shape
-    nbytes = math.prod(shape) * max(1, array.itemsize)
-    if nbytes <= PIECE_NBYTES or fields is not None or not _sliced(plain, array.ndim):
-        yield _host(array, selection)
-        return
-    rows = _expanded(plain, array.ndim)
-    first = next(d for d, item in enumerate(rows) if isinstance(item, slice))
-    start, stop, step = rows[first].indices(array.shape[first])
-    chosen = range(start, stop, step)
-    per = max(1, PIECE_NBYTES // max(1, nbytes // max(1, shape[0])))
-    for at in range(0, len(chosen), per):
-        part = chosen[at : at + per]
-        end = part[-1] + (1 if step > 0 else -1)
-        rows[first] = slice(part[0], None if end < 0 else end, step)
-        yield np.atleast_1d(_host(array, tuple(rows)))
+    encoding = None if "b" in mode else "utf-8"
+    if path is None:
+        yield None
+    elif Path(path).exists() and not Path(path).is_file():
+        with Path(path).open(mode, encoding=encoding) as file:
+            yield file
+    else:
+        with (
+            appearing(path, overwrite=True) as unfinished,
+            Path(unfinished).open(mode, encoding=encoding) as file,
+        ):
+            yield file
 
 
-def _sliced(selection: Any, ndim: int) -> bool:
+class Values:
+    """What is selected of an array, read in pieces, so that it may be larger than the memory."""
+
+    def __init__(self, array: Array, selection: Any) -> None:
+        from zarr_gpu.indexing import parse_numpy
+        from zarr_gpu.values import pop_fields
+
+        plain, fields = pop_fields(selection)
+        self.array, self.selection = array, selection
+        self.whole: Any = None
+        if fields is None and _sliced(plain):
+            self.shape = parse_numpy(plain, array.shape).shape
+            self.items = _expanded(plain, array.ndim)
+            self.dtype = array.dtype
+        else:
+            self.whole = self._host(selection)
+            self.shape, self.dtype = self.whole.shape, self.whole.dtype
+        self.dtype = self.dtype.newbyteorder("=") if self.dtype.kind != "T" else self.dtype
+        self.size = math.prod(self.shape)
+        self.nbytes = self.size * max(1, array.itemsize)
+
+    def _host(self, selection: Any) -> Any:
+        import numpy as np
+
+        values = self.array[selection]
+        return np.asarray(self.array._backend.to_host(values, self.array.dtype))  # noqa: SLF001 - of this package
+
+    def all(self) -> Any:
+        """At once."""
+        return self._host(self.selection) if self.whole is None else self.whole
+
+    def pieces(self) -> Iterator[Any]:
+        """In C order, flat, each of about :data:`PIECE_NBYTES`."""
+        if self.whole is not None or self.nbytes <= PIECE_NBYTES:
+            yield self._flat(self.all())
+            return
+        for selection in self._parts():
+            yield self._flat(self._host(selection))
+
+    def _flat(self, values: Any) -> Any:
+        return values.reshape(-1).astype(self.dtype, copy=False)
+
+    def _parts(self) -> Iterator[tuple[Any, ...]]:
+        """Selections of elements that follow each other, of whole rows where those are small."""
+        import numpy as np
+
+        sliced = [d for d, item in enumerate(self.items) if isinstance(item, slice)]
+        ranges = [range(*self.items[d].indices(self.array.shape[d])) for d in sliced]
+        most = max(1, PIECE_NBYTES // max(1, self.array.itemsize))
+        after = [math.prod(map(len, ranges[d + 1 :])) for d in range(len(ranges))]
+        split = next(d for d, n in enumerate(after) if n <= most)
+        step = max(1, most // max(1, after[split]))
+        rows = list(self.items)
+        for before in np.ndindex(*map(len, ranges[:split])):
+            for d, r, i in zip(sliced, ranges, before, strict=False):
+                rows[d] = r[i]
+            for start in range(0, len(ranges[split]), step):
+                rows[sliced[split]] = as_slice(ranges[split][start : start + step])
+                yield tuple(rows)
+
+
+def _sliced(selection: Any) -> bool:
     items = selection if isinstance(selection, tuple) else (selection,)
-    return (
-        ndim > 0
-        and all(item is ... or isinstance(item, int | slice) for item in items)
-        and any(not isinstance(item, int) for item in _expanded(selection, ndim))
-    )
+    return all(item is ... or isinstance(item, int | slice) for item in items)
 
 
 def _expanded(selection: Any, ndim: int) -> list[Any]:
@@ -136,100 +182,106 @@ def _expanded(selection: Any, ndim: int) -> list[Any]:
     return items
 
 
-def _binary(array: Array, selection: Any, kind: str, output: str | None, name: str) -> None:
+# -- bytes ----------------------------------------------------------------------------------------
+
+
+def _binary(values: Values, kind: str, stream: Any, name: str) -> None:
+    dtype = values.dtype
+    if dtype.hasobject or dtype.kind == "T":
+        raise ValueError(f"elements of {dtype} have no bytes of their own; use csv or json")
+    if kind != "raw" and not dtype.type.__module__.startswith("numpy"):
+        raise ValueError(f".{kind} would forget the type {dtype}; use raw")
+    if kind == "raw":
+        for piece in values.pieces():
+            stream.write(piece.tobytes())
+    elif kind == "npy":
+        _npy(values, stream)
+    else:
+        with (
+            zipfile.ZipFile(stream, "w") as archive,
+            archive.open(f"{name}.npy", "w", force_zip64=True) as file,
+        ):
+            _npy(values, file)
+
+
+def _npy(values: Values, stream: Any) -> None:
     import numpy as np
 
-    if output is None and sys.stdout.isatty():
-        raise ValueError(f"{kind} is binary: give --output FILE, or send it to a file or program")
-    if kind == "raw":
-        with _bytes_to(output) as stream:
-            for piece in _pieces(array, selection):
-                if piece.dtype.hasobject or piece.dtype.kind == "T":
-                    raise ValueError(f"elements of {piece.dtype} have no raw bytes; use npy or csv")
-                stream.write(np.ascontiguousarray(piece).tobytes())
-        return
-    values = _host(array, selection)
-    with _bytes_to(output) as stream:
-        if kind == "npy":
-            np.save(stream, values, allow_pickle=False)
-        else:
-            np.savez(stream, **{name or "arr_0": values}, allow_pickle=False)
-
-
-def _bytes_to(output: str | None) -> Any:
-    from contextlib import nullcontext
-    from pathlib import Path
-
-    return nullcontext(sys.stdout.buffer) if output is None else Path(output).open("wb")
+    header: dict[str, Any] = {
+        "descr": np.lib.format.dtype_to_descr(values.dtype),
+        "fortran_order": False,
+        "shape": values.shape,
+    }
+    np.lib.format.write_array_header_2_0(stream, header)
+    for piece in values.pieces():
+        stream.write(piece.tobytes())
 
 
 # -- text -----------------------------------------------------------------------------------------
 
 
-def _texts(array: Array, selection: Any, kind: str) -> Iterator[str]:
+def _texts(values: Values, kind: str) -> Iterator[str]:
     import numpy as np
 
-    pieces = _pieces(array, selection)
     if kind == "csv":
-        for piece in pieces:
-            yield from _csv(piece)
-        return
-    first = next(pieces, None)
-    whole = None if first is None else first
-    if kind == "text" and whole is not None and whole.size <= ALIGNED:
-        left = next(pieces, None)
-        if left is None:
-            if not whole.ndim:
-                yield f"{plain(whole[()])}\n"
-                return
-            most = sys.maxsize
-            yield np.array2string(whole, threshold=most, max_line_width=most) + "\n"
-            return
+        yield from _csv(values)
+    elif not values.shape:
+        yield f"{_item(values.all()[()], kind)}\n"
+    elif kind == "text" and values.size <= ALIGNED:
+        most = sys.maxsize
+        yield np.array2string(values.all(), threshold=most, max_line_width=most) + "\n"
+    elif not values.size:
+        yield "[]\n" if values.shape[0] == 0 else f"{np.empty(values.shape).tolist()}\n"
     else:
-        left = None
-    yield from _nested(_chain(first, left, pieces), kind)
+        yield from _nested(values, kind)
 
 
-def _chain(first: Any, second: Any, rest: Iterator[Any]) -> Iterator[Any]:
-    yield from (piece for piece in (first, second) if piece is not None)
-    yield from rest
+def _rows(values: Values) -> Iterator[tuple[int, Any]]:
+    """Elements of one row, or a part of it, and the number of the first in all."""
+    at = 0
+    length = values.shape[-1] if values.shape else 1
+    for piece in values.pieces():
+        start = 0
+        while start < len(piece):
+            n = min(length - at % length, len(piece) - start, TOGETHER)
+            yield at, piece[start : start + n]
+            start += n
+            at += n
 
 
-def _nested(pieces: Iterator[Any], kind: str) -> Iterator[str]:
-    """Brackets around brackets: JSON, or NumPy's way to write it, row by row."""
-    opened = False
-    for piece in pieces:
-        if not piece.ndim:
-            yield f"{_item(piece[()], kind)}\n"
-            return
-        for row in piece:
-            yield ("," if kind == "json" else "") + "\n " if opened else "["
-            opened = True
-            yield _inner(row, kind, 1)
-    yield "]\n" if opened else "[]\n"
-
-
-def _inner(row: Any, kind: str, depth: int) -> str:
+def _nested(values: Values, kind: str) -> Iterator[str]:
+    """Brackets around brackets: JSON, or NumPy's way to write it; a line for each row."""
     comma = "," if kind == "json" else ""
-    if not getattr(row, "ndim", 0):
-        return _item(row, kind)
-    if row.ndim == 1:
-        return "[" + f"{comma} ".join(_item(v, kind) for v in row) + "]"
-    between = f"{comma}\n" + " " * (depth + 1)
-    return "[" + between.join(_inner(r, kind, depth + 1) for r in row) + "]"
+    ndim = len(values.shape)
+    between = f"{comma}\n " if ndim == 1 else f"{comma} "
+    inside = [math.prod(values.shape[d:]) for d in range(1, ndim)]
+    yield "[" * ndim
+    for at, row in _rows(values):
+        ends = sum(at % n == 0 for n in inside) if at else 0
+        if ends:
+            yield "]" * ends + f"{comma}\n" + " " * (ndim - ends) + "[" * ends
+        elif at:
+            yield between
+        yield between.join(_item(value, kind) for value in row)
+    yield "]" * ndim + "\n"
 
 
-def _csv(piece: Any) -> Iterator[str]:
+def _csv(values: Values) -> Iterator[str]:
     import csv
     import io
 
-    rows = piece.reshape(-1, piece.shape[-1]) if piece.ndim > 1 else piece.reshape(1, -1)
-    if piece.ndim == 1:
-        rows = piece.reshape(-1, 1)
+    length = values.shape[-1] if len(values.shape) > 1 else 1
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    for row in rows:
-        writer.writerow([plain(value) for value in row])
+    writer = csv.writer(buffer, lineterminator="")
+    for at, row in _rows(values):
+        if length == 1:
+            for value in row:
+                writer.writerow([plain(value)])
+                buffer.write("\n")
+        else:
+            buffer.write("," if at % length else "")
+            writer.writerow([plain(value) for value in row])
+            buffer.write("" if (at + len(row)) % length else "\n")
         yield buffer.getvalue()
         buffer.seek(0)
         buffer.truncate()
@@ -261,5 +313,7 @@ def _item(value: Any, kind: str) -> str:
         return json.dumps(str(plain(value)))
     item = value.item() if hasattr(value, "item") else value
     if isinstance(item, complex):
-        item = [item.real, item.imag]
+        item = [common.number(item.real), common.number(item.imag)]
+    elif isinstance(item, float):
+        item = common.number(item)
     return json.dumps(item, default=str)

@@ -315,6 +315,11 @@ class FsspecStore(SameBytes):
         elif keys:
             what = f"delete {prefix!r}"
             self._call(what, self.fs.rm, [self._path(key) for key in keys])
+        if prefix and keys:
+            with suppress(Exception):  # what counts is done
+                path = self._path(prefix)
+                if self.fs.isdir(path):  # a file system with real directories, which are empty now
+                    self.fs.rm(path, recursive=True)
 
     def lock(self, key: str) -> AbstractContextManager[Any]:
         """Only for what lives on this machine; raises UnsafeConcurrentWriteError otherwise."""

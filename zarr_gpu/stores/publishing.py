@@ -8,7 +8,7 @@ by its name. Knows paths, not keys.
 """
 
 # A Path object costs more than the system call.
-# ruff: noqa: PTH103, PTH104, PTH105, PTH108, PTH112, PTH120
+# ruff: noqa: PTH103, PTH104, PTH105, PTH108, PTH112, PTH116, PTH120
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 from zarr_gpu._types import Bytes
+from zarr_gpu.errors import ContainsNodeError, StoreError
 from zarr_gpu.stores.files import ONE_READ
 
 OURS = ".zg-"
@@ -95,6 +96,53 @@ def unlink(path: str) -> None:
     """Remove a file that may be gone."""
     with suppress(FileNotFoundError):
         os.unlink(path)
+
+
+@contextmanager
+def appearing(path: str, *, overwrite: bool, sync: bool = False) -> Iterator[str]:
+    """A file that has the name ``path`` once it is whole, and ``path.unfinished`` until then.
+
+    Whoever gets that name truncates and fills the file. What a killed process left under it is
+    removed. Raises ContainsNodeError where ``path`` exists, unless ``overwrite``, StoreError for a
+    directory and when another process began to write the same file meanwhile: only whole files of
+    one writer get the name.
+    """
+    check_free(path, overwrite=overwrite)
+    unfinished = f"{path}.unfinished"
+    unlink(unfinished)
+    fd = os.open(unfinished, _CREATE, 0o666)
+    try:
+        yield unfinished
+        if sync:
+            os.fsync(fd)
+        if not _is_open_as(fd, unfinished):
+            raise StoreError(f"{path} is being written by another process")
+        check_free(path, overwrite=overwrite)
+        os.replace(unfinished, path)
+        if sync:
+            sync_directory(os.path.dirname(path) or ".")
+    except BaseException:
+        if _is_open_as(fd, unfinished):
+            unlink(unfinished)
+        raise
+    finally:
+        os.close(fd)
+
+
+def check_free(path: str, *, overwrite: bool) -> None:
+    """ContainsNodeError where there is a file, unless ``overwrite``; StoreError for a directory."""
+    if os.path.isdir(path):
+        raise StoreError(f"{path} is a directory, which no file replaces")
+    if not overwrite and os.path.lexists(path):
+        raise ContainsNodeError(f"{path} exists; overwrite (--overwrite) replaces it")
+
+
+def _is_open_as(fd: int, path: str) -> bool:
+    """True while ``path`` names the file that was opened."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def sync_directory(path: str) -> None:

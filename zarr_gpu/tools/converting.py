@@ -13,10 +13,10 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from zarr_gpu.array import Array
+from zarr_gpu.errors import UnsupportedError
 from zarr_gpu.group import Group
 from zarr_gpu.metadata.array import ArrayMetadata
 from zarr_gpu.metadata.group import GroupMetadata
@@ -27,7 +27,7 @@ from zarr_gpu.tools.files import FileTree, is_file_kind, open_file
 from zarr_gpu.tools.formats import group_v3
 from zarr_gpu.tools.importing import plan_import
 from zarr_gpu.tools.journal import begin, fingerprint
-from zarr_gpu.tools.keys import KeyCopy, copy_chunks, same_bytes
+from zarr_gpu.tools.keys import KeyCopy, can_list, check_members, copy_chunks, same_bytes
 from zarr_gpu.tools.layouts import KEEP, Layout, for_array, names_of, target_metadata
 from zarr_gpu.tools.planning import MAX_DECODES
 from zarr_gpu.tools.progress import SILENT, Progress
@@ -42,6 +42,7 @@ from zarr_gpu.tools.transfer import (
     run_arrays,
     source_grid,
 )
+from zarr_gpu.tools.versions import state
 
 MEMORY = 1 << 30
 """Bytes that a job may take by default."""
@@ -91,6 +92,7 @@ def plan_conversion(
     consolidated = False
     members: list[tuple[str, Array | Group]] = [("", source)]
     if isinstance(source, Group):
+        check_members(source)
         consolidated = source.metadata.consolidated is not None
         members += [(path, node) for path, node in source.members(max_depth=None)]
     for path, node in members:
@@ -106,7 +108,7 @@ def plan_conversion(
             copies.append(replace(copy, path=path))
             continue
         metadata = target_metadata(node, here)
-        if metadata == node.metadata:
+        if metadata == node.metadata and can_list(node.store_path):
             raw_copy = KeyCopy.of(node, metadata, path)
             nodes[path] = metadata
             copies.append(raw_copy)
@@ -197,6 +199,7 @@ def convert(
         like=like,
     )
     common: dict[str, Any] = {"overwrite": overwrite, "progress": progress}
+    check_kinds(source, target, layout)
     if is_file_kind(source):
         with open_file(os.fspath(source)) as tree:
             plan = plan_files(tree, layout, memory=memory, max_decodes=max_decodes)
@@ -208,6 +211,20 @@ def convert(
     plan = plan_conversion(node, layout, memory=memory, max_decodes=max_decodes)
     with opened_target(target, path, storage_options, overwrite=overwrite) as place:
         return run_conversion(node, place, plan, **common)
+
+
+def check_kinds(source: Any, target: Any, layout: Layout) -> None:
+    """UnsupportedError where one file would become another, or a layout is for a file."""
+    if not is_export(target):
+        return
+    if is_file_kind(source):
+        raise UnsupportedError(
+            f"{source} cannot become {target} directly: convert it to a .zarr first, and that"
+        )
+    if layout != Layout():
+        raise UnsupportedError(
+            f"{target} is no Zarr: its format, chunks, shards and codecs cannot be chosen"
+        )
 
 
 def as_node(source: Any) -> Array | Group:
@@ -232,7 +249,11 @@ def run_conversion(
         check_apart(place, source.store_path)
     check_parents(place, plan.zarr_format)
     journal = begin(
-        place, f"{what} {name}", plan.fingerprint(_version(source)), overwrite=overwrite
+        place,
+        f"{what} {name}",
+        plan.fingerprint(name),
+        overwrite=overwrite,
+        source=state(source if isinstance(source, str) else source.store_path),
     )
     for copy in plan.copies:
         copy_chunks(journal, copy, progress)
@@ -245,14 +266,6 @@ def run_conversion(
         resumed=journal.resumed,
         notes=plan.notes,
     )
-
-
-def _version(source: Array | Group | str) -> str:
-    """What a second run has to find again; of a file also its size and time of change."""
-    if not isinstance(source, str):
-        return str(source.store_path)
-    status = Path(source).stat()
-    return f"{source} {status.st_size} {status.st_mtime_ns}"
 
 
 def rechunk(

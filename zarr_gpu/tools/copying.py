@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,10 +12,18 @@ from zarr_gpu.nodes import StorePath, join, read_node
 from zarr_gpu.places import find_place
 from zarr_gpu.stores.base import Store
 from zarr_gpu.tools.journal import begin, fingerprint, unfinished
-from zarr_gpu.tools.keys import copy_object, copy_pairs, documents_in_order, is_document, wanted
+from zarr_gpu.tools.keys import (
+    can_list,
+    copy_object,
+    copy_pairs,
+    documents_in_order,
+    is_document,
+    wanted,
+)
 from zarr_gpu.tools.progress import SILENT, Progress
 from zarr_gpu.tools.targets import check_apart, opened_target
 from zarr_gpu.tools.transfer import Report, check_parents
+from zarr_gpu.tools.versions import state
 
 
 def copy(
@@ -43,32 +52,40 @@ def copy(
         if what is not None:
             raise UnfinishedError(f"{here} is unfinished ({what})")
         raise NodeNotFoundError(f"no array or group at {here}")
-    if not here.store.supports_listing:
+    if not can_list(here):
         raise UnsupportedError(
             f"{here.store!r} cannot list its keys, so they cannot be copied as they are; "
             "convert reads the arrays instead"
         )
+    patterns = tuple(_pattern(text) for text in excludes)
     with opened_target(target, target_path, target_options, overwrite=overwrite) as there:
         check_apart(there, here)
         check_parents(there, node.zarr_format)
         said = f"copy {here}"
         finger = fingerprint(str(here), list(excludes), repr(sorted(node.documents(None).items())))
-        journal = begin(there, said, finger, overwrite=overwrite)
+        journal = begin(there, said, finger, overwrite=overwrite, source=state(here))
         documents: list[str] = []
         arrays = 0
-        pairs = _chunks(here, there, excludes, documents)
-        resumed = journal.resumed
-        nbytes = copy_pairs(here.store, there.store, pairs, progress, "objects", resumed=resumed)
+        pairs = _chunks(here, there, patterns, documents)
+        nbytes = copy_pairs(here.store, journal, pairs, progress, "objects")
+        journal.save()
         for key in documents_in_order(documents):
             place = _there(key, here, there)
             nbytes += copy_object(here.store, key, there.store, place, resumed=False)
             arrays += _is_of_array(here.store, key)
         journal.close()
-    return Report(arrays=arrays, nbytes=nbytes, resumed=resumed)
+    return Report(arrays=arrays, nbytes=nbytes, resumed=journal.resumed)
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{text!r} is no regular expression: {error}") from None
 
 
 def _chunks(
-    here: StorePath, there: StorePath, excludes: tuple[str, ...], documents: list[str]
+    here: StorePath, there: StorePath, excludes: tuple[re.Pattern[str], ...], documents: list[str]
 ) -> Iterator[tuple[str, str]]:
     """Keys here and there of all that is no document; documents are set aside."""
     for key in here.store.list_prefix(here.path):

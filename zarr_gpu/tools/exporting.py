@@ -1,7 +1,7 @@
 """Arrays and hierarchies as other kinds of files: ``.npy``, ``.npz``, ``.h5`` and ``.safetensors``.
 
-A file is written under the name ``FILE.unfinished`` and renamed when it is whole. Such a job
-starts anew after an interruption.
+A file is written under the name ``FILE.unfinished`` (``.safetensors``: a name that begins with
+``.zg-``) and renamed when it is whole. Such a job starts anew after an interruption.
 """
 
 from __future__ import annotations
@@ -11,19 +11,23 @@ import math
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from zarr_gpu.array import Array
-from zarr_gpu.errors import ContainsNodeError, UnsupportedError
+from zarr_gpu.config import config
+from zarr_gpu.errors import UnsupportedError
 from zarr_gpu.group import Group
+from zarr_gpu.stores.publishing import appearing, check_free
 from zarr_gpu.tools.files import get_h5py
 from zarr_gpu.tools.formats import DIMENSIONS
+from zarr_gpu.tools.keys import check_members
+from zarr_gpu.tools.layouts import names_of
 from zarr_gpu.tools.planning import Pass, TooLargeError, plan_pass
 from zarr_gpu.tools.progress import Progress
+from zarr_gpu.tools.targets import check_file_apart
 from zarr_gpu.tools.transfer import COPIES, Report, itemsize, source_grid
 
 KINDS = (".npy", ".npz", ".h5", ".hdf5", ".safetensors")
@@ -41,32 +45,46 @@ def export(
 
     Raises ContainsNodeError, UnsupportedError, MissingDependencyError.
     """
-    target = Path(path)
-    if target.exists() and not overwrite:
-        raise ContainsNodeError(f"{path} exists; overwrite (--overwrite) replaces it")
+    if "://" in path:
+        raise UnsupportedError(f"{path}: files of this kind are written to this machine only")
+    check_file_apart(path, node.store_path)
     arrays = _arrays(node)
-    suffix = target.suffix.lower()
+    suffix = Path(path).suffix.lower()
     writers: Mapping[str, Callable[..., None]] = {
         ".npy": _npy,
         ".npz": _npz,
         ".h5": _hdf5,
         ".hdf5": _hdf5,
-        ".safetensors": _safetensors,
     }
-    unfinished = Path(f"{path}.unfinished")
-    try:
-        writers[suffix](node, arrays, unfinished, memory, progress)
-        unfinished.replace(target)
-    finally:
-        with suppress(FileNotFoundError):
-            unfinished.unlink()
+    if suffix == ".safetensors":  # its writer does the same by itself
+        check_free(path, overwrite=overwrite)
+        _safetensors(node, arrays, Path(path), progress)
+    else:
+        with appearing(path, overwrite=overwrite, sync=config.current.durable) as unfinished:
+            writers[suffix](node, arrays, Path(unfinished), memory, progress)
     nbytes = sum(array.nbytes for array in arrays.values())
-    return Report(arrays=len(arrays), nbytes=nbytes, resumed=False)
+    return Report(
+        arrays=len(arrays), nbytes=nbytes, resumed=False, notes=_notes(node, arrays, suffix)
+    )
+
+
+def _notes(node: Array | Group, arrays: Mapping[str, Array], suffix: str) -> tuple[str, ...]:
+    """What a kind of file has no place for."""
+    if suffix in (".h5", ".hdf5"):
+        return ()
+    lost = sum(bool(array.metadata.attributes) for array in arrays.values())
+    text = f"{suffix} has no place for attributes: those of {{}} are left out"
+    names = f"{lost} {'array' if lost == 1 else 'arrays'}"
+    if isinstance(node, Group) and suffix != ".safetensors" and node.metadata.attributes:
+        names = f"the group and {names}" if lost else "the group"
+        lost += 1
+    return (text.format(names),) if lost else ()
 
 
 def _arrays(node: Array | Group) -> dict[str, Array]:
     if isinstance(node, Array):
         return {node.basename or "data": node}
+    check_members(node)
     return {path: a for path, a in node.members(max_depth=None) if isinstance(a, Array)}
 
 
@@ -100,9 +118,19 @@ def _npy(
         with path.open("wb") as file:
             np.save(file, np.asarray(node), allow_pickle=False)
         return
-    out = np.lib.format.open_memmap(path, "w+", node.dtype, node.shape)
+    header: Any = {"mode": "w+", "dtype": node.dtype, "shape": node.shape}
+    np.lib.format.open_memmap(path, **header)
+    _reserve(path)  # a full disk is an error now, and would end the process later
+    out = np.lib.format.open_memmap(path, "r+")
     _copy(node, out, memory, progress)
     out.flush()
+
+
+def _reserve(path: Path) -> None:
+    """Give a sparse file its blocks."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
 
 
 def _copy(array: Array, out: Any, memory: int, progress: Progress) -> None:
@@ -146,18 +174,22 @@ def _npz(
                     progress.end()
 
 
-def _slabs(array: Array, memory: int) -> Iterator[Any]:
-    """Rows of the first axis, whole chunks where they fit into the memory."""
-    if not array.shape:
+def _slabs(array: Array, memory: int) -> Iterator[tuple[Any, ...]]:
+    """Regions that follow each other in C order: whole chunks of rows, where they fit."""
+    most = max(1, memory // (COPIES * array.itemsize))
+    split = next(
+        (d for d in range(array.ndim) if math.prod(array.shape[d + 1 :]) <= most), array.ndim
+    )
+    if split == array.ndim:
         yield ()
         return
-    n = array.shape[0]
-    row = max(1, array.nbytes // max(1, n))
-    chunk = int(np.max(np.diff([0, *np.cumsum(array.read_chunk_sizes[0])]), initial=1))
-    fits = max(1, memory // (COPIES * row))
+    chunk = max(array.read_chunk_sizes[split], default=1)
+    fits = max(1, most // max(1, math.prod(array.shape[split + 1 :])))
     step = fits // chunk * chunk or fits
-    for start in range(0, n, step):
-        yield slice(start, min(n, start + step))
+    n = array.shape[split]
+    for before in np.ndindex(array.shape[:split]):
+        for start in range(0, n, step):
+            yield (*before, slice(start, min(n, start + step)))
 
 
 # -- HDF5 -----------------------------------------------------------------------------------------
@@ -167,17 +199,70 @@ def _hdf5(
     node: Array | Group, arrays: dict[str, Array], path: Path, memory: int, progress: Progress
 ) -> None:
     h5py = get_h5py()
-    with h5py.File(path, "w") as file:
-        if isinstance(node, Group):
-            _put_attributes(file, node.attrs.asdict())
-            for name, child in node.members(max_depth=None):
-                if isinstance(child, Group):
-                    _put_attributes(file.require_group(name), child.attrs.asdict())
-        for name, array in arrays.items():
-            _data_set(h5py, file, name, array)
-            _copy(array, file[name], memory, progress)
-        for name, array in arrays.items():
-            _dimensions(file, name, array)
+    with path.open("r+b", buffering=0) as raw:
+        forgiving = _Forgiving(raw)
+        try:
+            with h5py.File(forgiving, "w") as file:
+                _fill_hdf5(h5py, file, node, arrays, forgiving, memory, progress)
+        finally:
+            forgiving.check()
+
+
+def _fill_hdf5(
+    h5py: Any,
+    file: Any,
+    node: Array | Group,
+    arrays: dict[str, Array],
+    forgiving: _Forgiving,
+    memory: int,
+    progress: Progress,
+) -> None:
+    if isinstance(node, Group):
+        _put_attributes(file, node.attrs.asdict())
+        for name, child in node.members(max_depth=None):
+            if isinstance(child, Group):
+                _put_attributes(file.require_group(name), child.attrs.asdict())
+    for name, array in arrays.items():
+        _data_set(h5py, file, name, array)
+        _copy(array, file[name], memory, progress)
+        forgiving.check()
+    for name, array in arrays.items():
+        _dimensions(file, name, array)
+
+
+class _Forgiving:
+    """A file that keeps its errors to itself, as the HDF5 library ends the process over them.
+
+    On a full disk it cannot write what it holds, not even to close the file.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._error: OSError | None = None
+        for name in ("read", "readinto", "seek", "tell", "truncate"):
+            setattr(self, name, getattr(file, name))
+
+    def write(self, data: Any) -> int:
+        """All of it, or so it seems."""
+        view = rest = memoryview(data).cast("B")
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self._error = self._error or error
+        return len(view)
+
+    def flush(self) -> None:
+        """To the operating system."""
+        try:
+            self._file.flush()
+        except OSError as error:
+            self._error = self._error or error
+
+    def check(self) -> None:
+        """Raise what went wrong."""
+        if self._error is not None:
+            raise self._error
 
 
 def _data_set(h5py: Any, file: Any, name: str, array: Array) -> None:
@@ -205,19 +290,25 @@ def _data_set(h5py: Any, file: Any, name: str, array: Array) -> None:
 
 
 def _put_attributes(item: Any, attributes: Mapping[str, Any]) -> None:
+    h5py = get_h5py()
     for key, value in attributes.items():
+        texts = isinstance(value, list) and value and all(isinstance(v, str) for v in value)
         try:
-            item.attrs[key] = "" if value is None else value
-        except TypeError:  # lists of several types and objects
+            if texts:
+                item.attrs.create(key, value, dtype=h5py.string_dtype())
+            else:
+                item.attrs[key] = "" if value is None else value
+        except (TypeError, ValueError):  # lists of several types and objects
             item.attrs[key] = json.dumps(value)
+        except (OSError, RuntimeError) as error:
+            raise UnsupportedError(f"{item.name}: attribute {key!r}: {error}") from None
 
 
 def _dimensions(file: Any, name: str, array: Array) -> None:
     """Labels, and scales where an array of one axis has a dimension's name, as netCDF does it."""
-    names = array.metadata.dimension_names or array.attrs.asdict().get(DIMENSIONS) or ()
     folder = name.rpartition("/")[0]
-    for number, dimension in enumerate(names):
-        if not isinstance(dimension, str):
+    for number, dimension in enumerate(names_of(array)):
+        if dimension is None:
             continue
         file[name].dims[number].label = dimension
         scale = f"{folder}/{dimension}" if folder else dimension
@@ -232,7 +323,7 @@ def _dimensions(file: Any, name: str, array: Array) -> None:
 
 
 def _safetensors(
-    node: Array | Group, arrays: dict[str, Array], path: Path, memory: int, progress: Progress
+    node: Array | Group, arrays: dict[str, Array], path: Path, progress: Progress
 ) -> None:
     """One tensor in memory at a time."""
     from dataclasses import replace

@@ -7,11 +7,13 @@ are unpacked into a temporary file first), data sets of HDF5 are read by regions
 from __future__ import annotations
 
 import base64
+import math
 import os
 import shutil
 import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +23,12 @@ from typing import Any
 import numpy as np
 
 from zarr_gpu._types import JSON, Shape
-from zarr_gpu.errors import MissingDependencyError, NodeNotFoundError, UnsupportedError
+from zarr_gpu.errors import (
+    MissingDependencyError,
+    NodeNotFoundError,
+    StoreError,
+    UnsupportedError,
+)
 
 NUMPY = (".npy", ".npz")
 HDF5 = (".h5", ".hdf5", ".he5", ".nc", ".nc4")
@@ -58,12 +65,18 @@ class FileTree:
 def is_file_kind(path: Any) -> bool:
     """True for names of files that are no Zarr."""
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else ""
-    return text.lower().endswith((*NUMPY, *HDF5))
+    return text.lower().endswith((*NUMPY, *HDF5)) and not Path(text).is_dir()
 
 
 @contextmanager
 def open_file(path: str) -> Iterator[FileTree]:
-    """The arrays of a file. Raises NodeNotFoundError, MissingDependencyError, UnsupportedError."""
+    """The arrays of a file.
+
+    Raises NodeNotFoundError, MissingDependencyError, UnsupportedError, and StoreError for a file
+    that is damaged.
+    """
+    if "://" in path:
+        raise UnsupportedError(f"{path}: files of this kind are read from this machine only")
     if not Path(path).exists():
         raise NodeNotFoundError(f"{path}: no such file or directory")
     with ExitStack() as stack:
@@ -78,19 +91,25 @@ def open_file(path: str) -> Iterator[FileTree]:
 
 def _mapped(path: str, offset: int = 0) -> FileArray:
     """A ``.npy`` file, or one that is stored in another file at ``offset``."""
-    with Path(path).open("rb") as file:
-        file.seek(offset)
-        version = np.lib.format.read_magic(file)
-        read = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        shape, by_column, dtype = read(file)
-        start = file.tell()
+    try:
+        with Path(path).open("rb") as file:
+            file.seek(offset)
+            version = np.lib.format.read_magic(file)
+            read = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
+            shape, by_column, dtype = read(file)
+            start = file.tell()
+            size = os.fstat(file.fileno()).st_size
+    except (ValueError, EOFError, SyntaxError) as error:
+        raise StoreError(f"{path} is no array of NumPy: {error}") from None
     if dtype.hasobject:
         raise UnsupportedError(f"{path} holds pickled objects, which are not read")
-    nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    nbytes = math.prod(shape) * dtype.itemsize
+    if start + nbytes > size:
+        raise StoreError(f"{path} is cut short: it has {size} bytes, not {start + nbytes}")
     values: Any
     if nbytes == 0:
         values = np.empty(shape, dtype)
@@ -101,25 +120,40 @@ def _mapped(path: str, offset: int = 0) -> FileArray:
 
 
 def _npz(path: str, stack: ExitStack) -> FileTree:
-    arrays = {}
-    archive = stack.enter_context(zipfile.ZipFile(path))
-    for member in archive.infolist():
-        name = member.filename.removesuffix(".npy")
-        if member.compress_type == zipfile.ZIP_STORED:
-            with archive.open(member) as found:
-                offset = found._orig_compress_start  # type: ignore[attr-defined]  # noqa: SLF001 - the only one to know
-            arrays[name] = _mapped(path, offset)
-            continue
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="zarr-gpu-"))
-        unpacked = f"{folder}/{len(arrays)}.npy"
-        with archive.open(member) as packed, Path(unpacked).open("wb") as file:
-            shutil.copyfileobj(packed, file, 1 << 20)
-        arrays[name] = _mapped(unpacked)
+    arrays: dict[str, FileArray] = {}
+    notes = []
+    try:
+        archive = stack.enter_context(zipfile.ZipFile(path))
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            if name == member.filename:
+                notes.append(f"{name}: no array of NumPy; left out")
+                continue
+            arrays[name] = _member(path, archive, member, stack)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise StoreError(f"{path} cannot be read as .npz: {error}") from None
     groups: dict[str, dict[str, JSON]] = {"": {}}
     for name in arrays:
         parts = name.split("/")[:-1]
         groups |= {"/".join(parts[: i + 1]): {} for i in range(len(parts))}
-    return FileTree(arrays, groups, [])
+    return FileTree(arrays, groups, notes)
+
+
+def _member(
+    path: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo, stack: ExitStack
+) -> FileArray:
+    """One array, read once before it is used: zipfile compares its checksum at the end."""
+    with archive.open(member) as found:
+        if member.compress_type == zipfile.ZIP_STORED:
+            offset = found._orig_compress_start  # type: ignore[attr-defined]  # noqa: SLF001 - the only one to know
+            while found.read(1 << 20):
+                pass
+            return _mapped(path, offset)
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="zarr-gpu-"))
+        unpacked = f"{folder}/array.npy"
+        with Path(unpacked).open("wb") as file:
+            shutil.copyfileobj(found, file, 1 << 20)
+    return _mapped(unpacked)
 
 
 # -- HDF5 -----------------------------------------------------------------------------------------
@@ -151,19 +185,32 @@ def _hdf5(path: str, stack: ExitStack) -> FileTree:
     try:
         file = stack.enter_context(h5py.File(path, "r"))
     except OSError as error:
-        raise UnsupportedError(f"{path} cannot be read as HDF5: {error}") from None
-    tree = FileTree({}, {"": _attributes(file, h5py)}, [])
-
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Group):
-            tree.groups[name] = _attributes(item, h5py)
-            return
-        array = _data_set(name, item, h5py, tree.notes)
-        if array is not None:
-            tree.arrays[name] = array
-
-    file.visititems(visit)
+        raise StoreError(f"{path} cannot be read as HDF5: {error}") from None
+    tree = FileTree({}, {}, [])
+    _visit("", file, tree, h5py, ())
     return tree
+
+
+def _visit(path: str, group: Any, tree: FileTree, h5py: Any, above: tuple[Any, ...]) -> None:
+    """A group and all below it, under every name it has; links elsewhere are noted."""
+    tree.groups[path] = _attributes(group, h5py, path, tree.notes)
+    above = (*above, group)
+    for name in group:
+        at = f"{path}/{name}" if path else name
+        link = group.get(name, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            target = f"{getattr(link, 'filename', '')}{link.path}"
+            tree.notes.append(f"{at}: a link to {target}; left out")
+            continue
+        item = group[name]
+        if not isinstance(item, h5py.Group):
+            array = _data_set(at, item, h5py, tree.notes)
+            if array is not None:
+                tree.arrays[at] = array
+        elif item in above:
+            tree.notes.append(f"{at}: a group that holds itself; left out")
+        else:
+            _visit(at, item, tree, h5py, above)
 
 
 def _data_set(name: str, item: Any, h5py: Any, notes: list[str]) -> FileArray | None:
@@ -181,7 +228,7 @@ def _data_set(name: str, item: Any, h5py: Any, notes: list[str]) -> FileArray | 
     elif dtype.hasobject:
         notes.append(f"{name}: elements of {dtype} have no counterpart; left out")
         return None
-    attributes = _attributes(item, h5py)
+    attributes = _attributes(item, h5py, name, notes)
     fill = None if dtype is str else item.fillvalue
     return FileArray(
         values=values,
@@ -204,13 +251,15 @@ def _dimension_names(item: Any, h5py: Any) -> tuple[str | None, ...] | None:
     return tuple(names) if any(names) else None
 
 
-def _attributes(item: Any, h5py: Any) -> dict[str, JSON]:
+def _attributes(item: Any, h5py: Any, path: str, notes: list[str]) -> dict[str, JSON]:
     out: dict[str, JSON] = {}
     for name, value in item.attrs.items():
         if name in _OF_HDF5:
             continue
         plain = _plain(value, h5py)
-        if plain is not ...:
+        if plain is ...:
+            notes.append(f"{path or '/'}: attribute {name!r} has no counterpart; left out")
+        else:
             out[name] = plain
     return out
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from zarr_gpu.creation import array_metadata
+from zarr_gpu.errors import UnsupportedError
 from zarr_gpu.metadata.array import ArrayMetadata
 from zarr_gpu.metadata.grids import RegularAxis
 from zarr_gpu.metadata.group import GroupMetadata
+from zarr_gpu.metadata.paths import DOCUMENTS, is_node_name
 from zarr_gpu.nodes import Metadata
 from zarr_gpu.tools.files import FileArray, FileTree, encoded_fill
 from zarr_gpu.tools.formats import DIMENSIONS
+from zarr_gpu.tools.journal import DIRECTORY
 from zarr_gpu.tools.layouts import Layout, changed, for_array
 from zarr_gpu.tools.transfer import ArrayJob, array_job
 
@@ -20,6 +23,7 @@ def plan_import(
 ) -> tuple[dict[str, Metadata], list[ArrayJob]]:
     """Nodes of the target by path, and the arrays to be stored."""
     zarr_format = layout.zarr_format or 3
+    _check_names(tree)
     nodes: dict[str, Metadata] = {}
     jobs = []
     for path, attributes in tree.groups.items():
@@ -36,6 +40,16 @@ def plan_import(
         job = array_job(path, array.values, axes, metadata, memory, max_decodes=max_decodes)
         jobs.append(job)
     return nodes, jobs
+
+
+def _check_names(tree: FileTree) -> None:
+    """UnsupportedError for names that no node can have, and for arrays that would hold others."""
+    for path in (*tree.groups, *tree.arrays):
+        if path in ("", *tree.groups) and path in tree.arrays and len(tree.arrays) > 1:
+            raise UnsupportedError(f"{path or '/'!r} is an array, and others lie below it")
+        parts = path.split("/") if path else []
+        if any(not is_node_name(part) or part in (*DOCUMENTS, DIRECTORY) for part in parts):
+            raise UnsupportedError(f"{path!r} is no name that a Zarr node can have")
 
 
 def _metadata(array: FileArray, layout: Layout, zarr_format: int) -> ArrayMetadata:

@@ -13,9 +13,10 @@ from zarr_gpu._types import Bytes
 from zarr_gpu.array import Array
 from zarr_gpu.config import config
 from zarr_gpu.errors import StoreError, UnsupportedError
+from zarr_gpu.group import Group
 from zarr_gpu.metadata.array import ArrayMetadata
 from zarr_gpu.metadata.paths import DOCUMENTS
-from zarr_gpu.nodes import join
+from zarr_gpu.nodes import StorePath, join
 from zarr_gpu.stores.base import Store
 from zarr_gpu.tools.formats import array_v3
 from zarr_gpu.tools.journal import DIRECTORY, Journal
@@ -51,9 +52,30 @@ class KeyCopy:
                 yield key, join(prefix, other.key(where))
 
 
+def can_list(place: StorePath) -> bool:
+    """Whether what is stored below a node can be known by listing it.
+
+    Servers of files answer with pages that list nothing as if nothing were there; then the node's
+    own document is missing from the list.
+    """
+    store = place.store
+    if not store.supports_listing:
+        return False
+    return store.local or any(name in DOCUMENTS for name in store.list_dir(place.path))
+
+
+def check_members(group: Group) -> None:
+    """UnsupportedError for a group that would seem empty: nothing tells what its members are."""
+    if group.metadata.consolidated is None and not can_list(group.store_path):
+        raise UnsupportedError(
+            f"{group.store!r} cannot list the members of {group.path or '/'!r}, and they are not "
+            "consolidated; name one of its arrays"
+        )
+
+
 def same_bytes(array: Array, layout: Layout) -> tuple[ArrayMetadata, KeyCopy] | None:
     """Metadata in the format asked for with the chunks of ``array``; None: there are none."""
-    if not layout.same_chunks or not array.store.supports_listing:
+    if not layout.same_chunks or not can_list(array.store_path):
         return None
     wanted = layout.zarr_format or array.metadata.zarr_format
     if wanted == array.metadata.zarr_format:
@@ -76,24 +98,23 @@ def copy_chunks(journal: Journal, copy: KeyCopy, progress: Progress) -> None:
         return
     store = copy.source.store
     pairs = copy.pairs(place.path)
-    copy_pairs(store, place.store, pairs, progress, copy.path or "chunks", resumed=journal.resumed)
+    copy_pairs(store, journal, pairs, progress, copy.path or "chunks")
     journal.finish(f"{copy.path}:keys", 0)
 
 
 def copy_pairs(
     source: Store,
-    target: Store,
+    journal: Journal,
     pairs: Iterable[tuple[str, str]],
     progress: Progress,
     what: str,
-    *,
-    resumed: bool,
 ) -> int:
-    """Copy objects, and return their bytes; ``resumed``: those that are there are not repeated.
+    """Copy objects, and return their bytes; in a job that goes on, those that are there are left.
 
-    An object of the same size is the same: objects appear whole, and the target was empty when the
-    job began.
+    An object of the same size is the same: objects appear whole, the target was empty when the job
+    began, and the source has not changed since.
     """
+    target = journal.place.store
     threads = workers.thread_count()
     if not (source.local and target.local):
         threads = config.current.io_threads
@@ -104,7 +125,8 @@ def copy_pairs(
 
     def copy(pair: tuple[str, str]) -> None:
         here, there = pair
-        sizes.append(copy_object(source, here, target, there, resumed=resumed))
+        sizes.append(copy_object(source, here, target, there, resumed=journal.resumed))
+        journal.tick()
         progress.advance(1)
 
     pairs = iter(pairs)
@@ -158,7 +180,7 @@ def documents_in_order(keys: Iterable[str]) -> list[str]:
     return sorted(keys, key=lambda k: (-k.count("/"), -DOCUMENTS.index(k.rpartition("/")[2]), k))
 
 
-def wanted(key: str, excludes: Iterable[str]) -> bool:
+def wanted(key: str, excludes: Iterable[re.Pattern[str]]) -> bool:
     """False for what regular expressions leave out, and for records of unfinished jobs."""
     parts = key.split("/")
-    return DIRECTORY not in parts and not any(re.search(e, key) for e in excludes)
+    return DIRECTORY not in parts and not any(e.search(key) for e in excludes)

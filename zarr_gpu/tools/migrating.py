@@ -7,6 +7,7 @@ length too, and every array is translated before the first document is written.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from zarr_gpu.places import find_place
 from zarr_gpu.stores.base import Store
 from zarr_gpu.tools.formats import array_v3, group_v3
 from zarr_gpu.tools.keys import documents_in_order
+from zarr_gpu.tools.targets import changed_place
 
 FILES: Mapping[int, tuple[str, ...]] = {
     2: (".zarray", ".zattrs", ".zgroup", ".zmetadata"),
@@ -41,28 +43,60 @@ def migrate(
 ) -> list[str]:
     """Write format 3 metadata for the format 2 hierarchy ``source``; returns the keys written.
 
-    They go beside the old ones, or to ``target`` (metadata only). ``overwrite`` first removes
+    They go beside the old ones, or to ``target`` (metadata only). An interrupted migration is
+    finished when it is run again. ``overwrite`` first removes
     format 3 metadata that are there (where there are none of format 2, with ``force`` only).
     ``dry_run``: nothing is changed. Raises NodeNotFoundError, ContainsNodeError,
     and UnsupportedError for codecs that format 3 has no name for, before anything is written.
     """
-    here = find_place(source, path, "r" if target is not None else "r+", storage_options)
-    there = here if target is None else find_place(target, path, "a", storage_options)
+    if dry_run:
+        here = find_place(source, path, "r", storage_options)
+        there = here
+        if target is not None and not str(target).endswith(".zip"):
+            there = find_place(target, path, "a", storage_options)
+        return _migrate(here, there, overwrite, force, remove_v2_metadata, dry_run=True)
+    if target is None:
+        with changed_place(source, path, "r+", storage_options) as here:
+            return _migrate(here, here, overwrite, force, remove_v2_metadata, dry_run=False)
+    here = find_place(source, path, "r", storage_options)
+    with changed_place(target, path, "a", storage_options) as there:
+        return _migrate(here, there, overwrite, force, remove_v2_metadata, dry_run=False)
+
+
+def _migrate(
+    here: StorePath,
+    there: StorePath,
+    overwrite: bool,
+    force: bool,
+    remove_v2_metadata: bool,
+    *,
+    dry_run: bool,
+) -> list[str]:
+    if remove_v2_metadata and not there.store.supports_deletes:
+        raise UnsupportedError(f"{there.store!r} cannot delete, so format 2 stays there")
     documents, groups = _documents(here)
-    names = [join(there.path, join(below, "zarr.json")) for below in documents]
+    keys = {join(there.path, join(below, "zarr.json")): below for below in documents}
+    present: list[str] = []
     if overwrite:
         remove_metadata(there, 3, force=force, dry_run=dry_run)
     else:
-        present = next((key for key in names if there.store.exists(key)), None)
-        if present is not None:
+        present = [key for key in keys if there.store.exists(key)]
+        for key in present:
+            if not _is_ours(there.store, key, documents[keys[key]]):
+                raise ContainsNodeError(
+                    f"{key!r} exists in {there.store!r}; overwrite (--overwrite) replaces it"
+                )
+        whole = len(present) == len(keys) and all(_is_consolidated(there / g) for g in groups)
+        if whole and not remove_v2_metadata:
             raise ContainsNodeError(
-                f"{present!r} exists in {there.store!r}; overwrite (--overwrite) replaces it"
+                f"{there} is migrated already; overwrite (--overwrite) does it again"
             )
     if dry_run:
-        return names
+        return list(keys)
     # Members first: a group of format 3 shows only members of format 3.
-    for key, data in zip(names, documents.values(), strict=True):
-        there.store.set(key, data)
+    for key, below in keys.items():
+        if key not in present:
+            there.store.set(key, documents[below])
     for below in groups:
         place = there / below
         node = read_node(place.store, place.path, 3)
@@ -70,7 +104,23 @@ def migrate(
             consolidate(place, node)
     if remove_v2_metadata:
         remove_metadata(there, 2)
-    return names
+    return list(keys)
+
+
+def _is_ours(store: Store, key: str, document: bytes) -> bool:
+    """Whether a document that is there is what an interrupted run has written."""
+    try:
+        found = json.loads(bytes(store.get(key) or b""))
+    except ValueError:
+        return False
+    if isinstance(found, dict):
+        found.pop("consolidated_metadata", None)
+    return bool(found == json.loads(document))
+
+
+def _is_consolidated(place: StorePath) -> bool:
+    node = read_node(place.store, place.path, 3)
+    return isinstance(node, GroupMetadata) and node.consolidated is not None
 
 
 def _documents(here: StorePath) -> tuple[dict[str, bytes], list[str]]:

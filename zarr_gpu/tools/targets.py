@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from zarr_gpu.config import config
 from zarr_gpu.creating import overlap
-from zarr_gpu.errors import ContainsNodeError, UnsupportedError
+from zarr_gpu.errors import UnsupportedError
 from zarr_gpu.nodes import StorePath
 from zarr_gpu.places import find_place
 from zarr_gpu.stores.base import Store
 from zarr_gpu.stores.local import LocalStore
+from zarr_gpu.stores.publishing import appearing
 
 
 @contextmanager
@@ -58,27 +61,56 @@ def check_apart(place: StorePath, source: StorePath) -> None:
 
 
 def _absolute(place: StorePath) -> str | None:
-    """The directory of a node on this machine."""
+    """The directory or file that holds a node on this machine."""
     store = place.store
-    return f"{store.root}/{place.path}".rstrip("/") if isinstance(store, LocalStore) else None
+    if isinstance(store, LocalStore):
+        return os.path.realpath(f"{store.root}/{place.path}")
+    file = getattr(store, "path", None)
+    if store.local and isinstance(file, str) and Path(file).is_file():  # a zip file
+        return f"{os.path.realpath(file)}/{place.path}".rstrip("/")
+    return None
+
+
+def check_file_apart(file: str, source: StorePath) -> None:
+    """ValueError when a file that is to be written would lie in the directory that is read."""
+    inside = _absolute(source)
+    if inside is not None and f"{os.path.realpath(file)}".startswith(f"{inside}/"):
+        raise ValueError(f"{file} lies in the source, {source}")
 
 
 @contextmanager
 def _new_zip(file: str, *, overwrite: bool) -> Iterator[Store]:
     from zarr_gpu.stores.zip import ZipStore
 
-    if Path(file).exists() and not overwrite:
-        raise ContainsNodeError(f"{file} exists; overwrite (--overwrite) replaces it")
-    unfinished = f"{file}.unfinished"
-    with suppress(FileNotFoundError):
-        Path(unfinished).unlink()
-    store = ZipStore(unfinished, "w")
-    try:
-        yield store
-        store.close()
-        Path(unfinished).replace(file)
-    except BaseException:
-        store.close()
-        with suppress(FileNotFoundError):
-            Path(unfinished).unlink()
-        raise
+    with appearing(file, overwrite=overwrite, sync=config.current.durable) as unfinished:
+        store = ZipStore(unfinished, "w")
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+@contextmanager
+def changed_place(
+    target: Any, path: str | None, mode: str, storage_options: Mapping[str, Any] | None
+) -> Iterator[StorePath]:
+    """A place for small changes; a zip file is replaced, in the end, by a changed copy of itself.
+
+    What is added to a zip file overwrites its directory, so that a process that is killed meanwhile
+    would take the whole file with it.
+    """
+    file = os.fspath(target) if isinstance(target, str | os.PathLike) else ""
+    there = Path(file).is_file()
+    if not file.endswith(".zip") or "://" in file or not (there or mode == "a"):
+        yield find_place(target, path, mode, storage_options)
+        return
+    from zarr_gpu.stores.zip import ZipStore
+
+    with appearing(file, overwrite=True, sync=config.current.durable) as unfinished:
+        if there:
+            shutil.copyfile(file, unfinished)
+        store = ZipStore(unfinished, "a")
+        try:
+            yield find_place(store, path, mode, None)
+        finally:
+            store.close()

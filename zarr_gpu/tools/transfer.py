@@ -10,15 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
 
 from zarr_gpu import workers
-from zarr_gpu._types import Shape
+from zarr_gpu._types import Int64, Shape
 from zarr_gpu.array import Array
 from zarr_gpu.creation import array_metadata
-from zarr_gpu.errors import ContainsArrayError
+from zarr_gpu.errors import ContainsArrayError, UnfinishedError
 from zarr_gpu.metadata.array import ArrayMetadata
 from zarr_gpu.metadata.group import GroupMetadata
 from zarr_gpu.nodes import (
@@ -31,16 +32,17 @@ from zarr_gpu.nodes import (
     write_node,
 )
 from zarr_gpu.stores.local import LocalStore
-from zarr_gpu.tools.journal import Journal
-from zarr_gpu.tools.planning import Grid, RechunkPlan, TooLargeError, plan_rechunk
+from zarr_gpu.tools.journal import Journal, unfinished
+from zarr_gpu.tools.keys import can_list
+from zarr_gpu.tools.planning import Grid, Pass, RechunkPlan, TooLargeError, plan_rechunk
 from zarr_gpu.tools.progress import Progress
 
 COPIES = 4
 """Blocks in memory: two in work, and what is made of each."""
 VARIABLE_ITEMSIZE = 64
 """Assumed bytes of an element of variable length."""
-MOST_OBJECTS = 1 << 26
-"""Of a source for which a table of what is stored is made (a byte each)."""
+BATCH = 1 << 14
+"""Keys, or blocks, that are looked at together."""
 
 
 class Source(Protocol):
@@ -122,11 +124,17 @@ def array_job(
 def check_parents(place: StorePath, zarr_format: int) -> None:
     """Create the groups above a target.
 
-    ContainsArrayError below an array, ValueError below a group of another format.
+    ContainsArrayError below an array, UnfinishedError below what another job is to write,
+    ValueError below a group of another format.
     """
     parent = place.path
     while parent:
         parent = parent.rpartition("/")[0]
+        what = unfinished(place.store, parent)
+        if what is not None:
+            raise UnfinishedError(
+                f"{place} would lie in {parent or '/'!r}, which is unfinished ({what})"
+            )
         node = read_node(place.store, parent)
         if isinstance(node, ArrayMetadata):
             raise ContainsArrayError(f"{place} would lie in the array at {parent or '/'!r}")
@@ -151,8 +159,7 @@ def _run_array(journal: Journal, job: ArrayJob, progress: Progress) -> None:
     target = Array(place, job.metadata, device="cpu")
     between = job.plan.intermediate
     if between is None:
-        skip = _blank(job, target)
-        _run_pass(journal, job, 0, job.source, target, progress, skip)
+        _run_pass(journal, job, 0, job.source, target, progress)
         return
     if not place.store.supports_deletes:  # a new zip file, which cannot hold what is removed again
         from tempfile import TemporaryDirectory
@@ -185,9 +192,9 @@ def _run_through(
     middle = Array(inside, metadata, device="cpu")
     last = journal.done(f"{job.path}:1")
     if not len(last):
-        _run_pass(journal, job, 0, job.source, middle, progress, _blank(job, middle))
+        _run_pass(journal, job, 0, job.source, middle, progress)
         journal.save()
-    _run_pass(journal, job, 1, middle, target, progress, None)
+    _run_pass(journal, job, 1, middle, target, progress)
     journal.save()
 
 
@@ -198,29 +205,29 @@ def _run_pass(
     source: Source,
     target: Array,
     progress: Progress,
-    skip: Any,
 ) -> None:
     """All blocks of a pass that are not stored yet."""
     plan = job.plan.passes[number]
     part = f"{job.path}:{number}"
     done = journal.done(part)
-    left = [n for n in range(len(plan)) if n not in done]
+    needed = range(len(plan)) if number else _needed(job, target, plan)
+    left = (n for n in needed if n not in done)
     size = itemsize(job.metadata)
     passes = len(job.plan.passes)
     what = (job.path or "array") + (f" ({number + 1} of {passes} passes)" if passes > 1 else "")
-    total = math.prod(target.shape) * size
-    already = sum(_elements(plan.region(n)) for n in range(len(plan)) if n in done) * size
+    total = sum(_elements(plan.region(n)) for n in needed) * size
+    already = sum(_elements(plan.region(n)) for n in needed if n in done) * size
     progress.begin(what, total, done=already)
 
     def copy(n: int) -> None:
         region = plan.region(n)
-        if skip is None or not skip(region):
-            target[region] = source[region]
+        target[region] = source[region]
         journal.finish(part, n)
         progress.advance(_elements(region) * size)
 
     try:
-        workers.run(copy, left, min(job.in_flight, max(1, len(left))))
+        while batch := list(islice(left, BATCH)):
+            workers.run(copy, batch, min(job.in_flight, len(batch)))
     finally:
         journal.save()
         progress.end()
@@ -230,44 +237,64 @@ def _elements(region: tuple[slice, ...]) -> int:
     return math.prod(part.stop - part.start for part in region)
 
 
-def _blank(job: ArrayJob, target: Array) -> Any:
-    """Tells regions where nothing is stored, which need not be read; None: there are none.
+def _needed(job: ArrayJob, target: Array, plan: Pass) -> Sequence[int]:
+    """Blocks of the first pass in which something is stored; the others need not be read.
 
-    Only where what is missing reads as the fill value of the target.
+    All of them, unless what is missing reads as the fill value of the target. The keys are listed
+    a batch at a time: what is held are the numbers of blocks, however large a sparse array is.
     """
     source = job.source
-    if not isinstance(source, Array) or not source.store.supports_listing:
-        return None
+    everything = range(len(plan))
+    if not isinstance(source, Array):
+        return everything
     layout = source._layout  # noqa: SLF001 - of this package
-    there = target._layout  # noqa: SLF001
-    counts = tuple(axis.count for axis in layout.object_axes)
-    if math.prod(counts) > MOST_OBJECTS or not there.data_type.equals_fill(
-        layout.fill_array.astype(there.dtype, copy=False), there.fill_value
-    ):
-        return None
-    stored = np.zeros(counts, np.bool_)
+    there = target._layout  # noqa: SLF001 - as above
+    missing = layout.fill_array.astype(there.dtype, copy=False)
+    if not there.data_type.equals_fill(missing, there.fill_value):
+        return everything
+    if not can_list(source.store_path):
+        return everything
+    axes = layout.object_axes
+    counts = tuple(axis.count for axis in axes)
     encoding = layout.metadata.chunk_key_encoding
-    for key in source.store.list_prefix(layout.path):
-        where = encoding.coordinates(key.removeprefix(layout.prefix), len(counts))
-        if where is not None and all(i < n for i, n in zip(where, counts, strict=True)):
-            stored[where] = True
-    if stored.all():
-        return None
+    keys = (key.removeprefix(layout.prefix) for key in source.store.list_prefix(layout.path))
+    found = (encoding.coordinates(key, len(counts)) for key in keys)
+    stored = (w for w in found if w and all(i < n for i, n in zip(w, counts, strict=True)))
+    if not counts:
+        return everything
+    blocks = np.zeros(0, np.int64)
+    while batch := list(islice(stored, BATCH)):
+        blocks = np.union1d(blocks, _reached(np.array(batch, np.int64), axes, plan))
+        if len(blocks) == len(plan):
+            return everything
+    return [int(n) for n in blocks]
 
-    def skip(region: tuple[slice, ...]) -> bool:
-        inside = []
-        for axis, part in zip(layout.object_axes, region, strict=True):
-            ends = axis.chunk_of(np.array([part.start, part.stop - 1], np.int64))
-            inside.append(slice(int(ends[0]), int(ends[1]) + 1))
-        return not stored[tuple(inside)].any()
 
-    return skip
+def _reached(objects: Int64, axes: Grid, plan: Pass) -> Int64:
+    """Numbers of the blocks that objects of the source, a row of coordinates each, reach into."""
+    first, count = [], []
+    for axis, edges, where in zip(axes, plan.edges, objects.T, strict=True):
+        starts = axis.start(where)
+        ends = np.minimum(starts + axis.extent(where), axis.length)
+        first.append(np.searchsorted(edges, starts, "right") - 1)
+        count.append(np.searchsorted(edges, ends, "left") - first[-1])
+    shape = [len(edges) - 1 for edges in plan.edges]
+    corners = np.zeros((len(objects), 0), np.int64)
+    rows = np.arange(len(objects))
+    for begin, n in zip(first, count, strict=True):  # every combination, an axis at a time
+        per = n[rows]
+        rows = np.repeat(rows, per)
+        corners = np.repeat(corners, per, axis=0)
+        within = np.arange(len(rows)) - np.repeat(np.cumsum(per) - per, per)
+        corners = np.column_stack([corners, begin[rows] + within])
+    return np.unique(np.ravel_multi_index(tuple(corners.T), shape)).astype(np.int64)
 
 
 def publish(journal: Journal, nodes: Mapping[str, Metadata], *, consolidated: bool = False) -> None:
     """Write the documents, the deepest first and that of the target last, and end the job."""
     place = journal.place
     root = nodes[""]
+    journal.save()
     for path in sorted(nodes, key=lambda path: (-path.count("/"), not path, path)):
         if path:
             write_node(place.store, join(place.path, path), nodes[path])

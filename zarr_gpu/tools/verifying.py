@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise, product
 from typing import Any
 
@@ -25,71 +25,33 @@ import numpy as np
 from zarr_gpu._types import Int64, Shape
 from zarr_gpu.array import Array
 from zarr_gpu.errors import (
-    ChecksumError,
     ChunkError,
     LimitError,
     MetadataError,
     MissingDependencyError,
     NodeNotFoundError,
-    ShardIndexError,
     StoreError,
     UnsafeCodecError,
 )
 from zarr_gpu.layout import ArrayLayout
-from zarr_gpu.metadata.array import ArrayMetadata
 from zarr_gpu.metadata.grids import Axis
 from zarr_gpu.metadata.group import GroupMetadata
-from zarr_gpu.metadata.paths import DOCUMENTS, is_node_name
-from zarr_gpu.nodes import StorePath, child_names, join, read_child, read_node
+from zarr_gpu.metadata.paths import DOCUMENTS
+from zarr_gpu.nodes import StorePath, document_key
 from zarr_gpu.places import find_place
 from zarr_gpu.stores.local import LocalStore
 from zarr_gpu.stores.publishing import LOCK_FILE, OURS
+from zarr_gpu.tools.documents import root_of, survey
 from zarr_gpu.tools.journal import DIRECTORY
+from zarr_gpu.tools.keys import can_list
+from zarr_gpu.tools.problems import Problem, Verification, problem_of, unfinished_job
 from zarr_gpu.tools.progress import SILENT, Progress
 
+ROWS = 1 << 16
+"""Coordinates that are tuples at a time; all that are stored take eight bytes an axis."""
 BLOCK_NBYTES = 16 << 20
 """Decoded at a time, or one chunk where that is larger."""
 Region = tuple[slice, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """Something that cannot be read. ``kind``: checksum, decode, index, size, metadata or store."""
-
-    array: str
-    key: str
-    kind: str
-    message: str
-    codec: str | None = None
-    byte_range: tuple[int, int] | None = None
-
-
-@dataclass(slots=True, kw_only=True)
-class Verification:
-    """What was looked at and what was found."""
-
-    arrays: int = 0
-    groups: int = 0
-    objects: int = 0
-    """Stored chunks or shards that were read."""
-    missing: int = 0
-    """Chunks or shards that are not stored, and read as the fill value."""
-    nbytes: int = 0
-    """Decoded."""
-    problems: list[Problem] = field(default_factory=list)
-    stray: list[str] = field(default_factory=list)
-    """Keys that belong to no node: leftovers, or files of somebody else."""
-    temporary: list[str] = field(default_factory=list)
-    """Files of writers that were killed; ``LocalStore.repair`` removes them."""
-
-    @property
-    def ok(self) -> bool:
-        """True when everything stored can be read."""
-        return not self.problems
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {"ok": self.ok, **asdict(self)}
 
 
 def verify(
@@ -106,13 +68,12 @@ def verify(
     """
     place = find_place(store, path, "r", storage_options)
     found = Verification()
-    node = read_node(place.store, place.path)
+    node = root_of(place, found)
     if node is None:
-        if place.store.exists(join(place.path, f"{DIRECTORY}/job.json")):
-            found.problems.append(_unfinished(place.path))
-            return found
-        raise NodeNotFoundError(f"no array or group at {place}")
-    for at, metadata in _walk(place, node, found):
+        if not found.problems:
+            raise NodeNotFoundError(f"no array or group at {place}")
+        return found
+    for at, metadata in survey(place, node, found):
         if isinstance(metadata, GroupMetadata):
             found.groups += 1
             continue
@@ -120,72 +81,12 @@ def verify(
         try:
             array = Array(StorePath(place.store, at), metadata, device=device)
         except (MetadataError, MissingDependencyError, UnsafeCodecError) as error:
-            key = join(at, "zarr.json" if metadata.zarr_format == 3 else ".zarray")
-            found.problems.append(_problem(at, key, error))
+            found.problems.append(problem_of(at, document_key(metadata, at), error))
             continue
         _ArrayCheck(array, found, progress).run()
     if isinstance(place.store, LocalStore):
         found.temporary = _temporary(os.path.join(place.store.root, place.path))  # noqa: PTH118 - paths stay text
     return found
-
-
-def _unfinished(path: str) -> Problem:
-    return Problem(
-        array=path,
-        key=join(path, f"{DIRECTORY}/job.json"),
-        kind="metadata",
-        message="a job that writes this node was not finished; run its command again",
-    )
-
-
-def _walk(
-    place: StorePath, node: ArrayMetadata | GroupMetadata, found: Verification
-) -> Iterator[tuple[str, ArrayMetadata | GroupMetadata]]:
-    """The documents as they are stored, whatever a consolidated listing says."""
-    store = place.store
-    pending = [(place.path, node)]
-    while pending:
-        path, metadata = pending.pop()
-        yield path, metadata
-        if isinstance(metadata, ArrayMetadata) or not store.supports_listing:
-            continue
-        for name in child_names(store, path):
-            at = join(path, name)
-            if name == DIRECTORY:
-                found.problems.append(_unfinished(path))
-                continue
-            try:
-                child = read_child(store, at, metadata.zarr_format) if is_node_name(name) else None
-            except (MetadataError, MissingDependencyError, StoreError) as error:
-                found.problems.append(_problem(at, at, error))
-                continue
-            if child is not None:
-                pending.append((at, child))
-            elif DIRECTORY in store.list_dir(at):
-                found.problems.append(_unfinished(at))
-            else:
-                found.stray.append(at)
-
-
-def _problem(array: str, key: str, error: Exception) -> Problem:
-    kinds = (
-        (ChecksumError, "checksum"),
-        (ShardIndexError, "index"),
-        (ChunkError, "decode"),
-        (LimitError, "size"),
-        (StoreError, "store"),
-    )
-    kind = next((name for cls, name in kinds if isinstance(error, cls)), "metadata")
-    if isinstance(error, ChunkError):
-        return Problem(
-            array=array,
-            key=error.key,
-            kind=kind,
-            message=str(error),
-            codec=error.codec,
-            byte_range=error.byte_range,
-        )
-    return Problem(array=array, key=key, kind=kind, message=str(error))
 
 
 class _ArrayCheck:
@@ -203,15 +104,18 @@ class _ArrayCheck:
         array, layout = self.array, self.layout
         counts = tuple(axis.count for axis in layout.object_axes)
         total = math.prod(counts)
-        coords = self._listed(counts) if array.store.supports_listing else _all(counts)
-        self.found.missing += total - len(coords) if array.store.supports_listing else 0
-        self.found.objects += len(coords)
+        lists = can_list(array.store_path)
+        batches = [self._listed(counts)] if lists else _all(counts)
+        objects = len(batches[0]) if isinstance(batches, list) else total
+        self.found.missing += total - objects
+        self.found.objects += objects
         object_nbytes = self._object_nbytes()
-        self.progress.begin(array.path or "array", len(coords) * object_nbytes)
+        self.progress.begin(array.path or "array", objects * object_nbytes)
         try:
-            for members in self._groups(coords, object_nbytes):
-                self._check_group(members)
-                self.progress.advance(len(members) * object_nbytes)
+            for coords in batches:
+                for members in self._groups(coords, object_nbytes):
+                    self._check_group(members)
+                    self.progress.advance(len(members) * object_nbytes)
         finally:
             self.progress.end()
 
@@ -223,21 +127,26 @@ class _ArrayCheck:
         """Coordinates of stored objects, sorted; what is no object is noted as stray."""
         layout, array = self.layout, self.array
         encoding = layout.metadata.chunk_key_encoding
+        parts: list[Int64] = []
         rows: list[tuple[int, ...]] = []
         for key in array.store.list_prefix(array.path):
             below = key.removeprefix(layout.prefix)
             where = encoding.coordinates(below, len(counts))
             if where is not None and all(i < n for i, n in zip(where, counts, strict=True)):
                 rows.append(where)
+                if len(rows) == ROWS:
+                    parts.append(np.array(rows, np.int64).reshape(len(rows), len(counts)))
+                    rows.clear()
             elif below in DOCUMENTS:
                 continue
             elif below.startswith(f"{DIRECTORY}/"):
                 if below.endswith("job.json"):
-                    self.found.problems.append(_unfinished(array.path))
+                    self.found.problems.append(unfinished_job(array.path))
             else:
                 self.found.stray.append(key)
-        rows.sort()
-        return np.array(rows, np.int64).reshape(len(rows), len(counts))
+        parts.append(np.array(rows, np.int64).reshape(len(rows), len(counts)))
+        coords = np.concatenate(parts)
+        return coords[np.lexsort(coords.T[::-1])] if counts else coords
 
     def _groups(self, coords: Int64, nbytes: int) -> Iterator[Int64]:
         """Objects that lie in one block of about :data:`BLOCK_NBYTES`."""
@@ -312,7 +221,7 @@ class _ArrayCheck:
         try:
             self.array[region]
         except (ChunkError, LimitError, StoreError) as error:
-            problem = _problem(self.array.path, key, error)
+            problem = problem_of(self.array.path, key, error)
             if self.layout.sharded and problem.byte_range is None and problem.kind == "checksum":
                 problem = replace(problem, kind="index")  # not of a chunk in it
             known = any(
@@ -325,9 +234,15 @@ class _ArrayCheck:
         return True
 
 
-def _all(counts: Shape) -> Int64:
-    mesh = np.indices(counts, np.int64) if counts else np.zeros((0,), np.int64)
-    return np.reshape(mesh, (len(counts), -1)).T if counts else np.zeros((1, 0), np.int64)
+def _all(counts: Shape) -> Iterator[Int64]:
+    """Coordinates of every object, in pieces."""
+    if not counts:
+        yield np.zeros((1, 0), np.int64)
+        return
+    total = math.prod(counts)
+    for start in range(0, total, ROWS):
+        numbers = np.arange(start, min(total, start + ROWS), dtype=np.int64)
+        yield np.column_stack(np.unravel_index(numbers, counts))
 
 
 def _span(axis: Axis, first: int, last: int) -> slice:
@@ -357,12 +272,13 @@ def _pieces(region: Region, unit: Shape, most: int) -> Iterator[Region]:
 
 
 def _temporary(root: str) -> list[str]:
-    """Files below a directory that killed writers left."""
+    """Files and directories below a directory that killed writers left."""
     found = []
-    for directory, _, files in os.walk(root):
+    for directory, directories, files in os.walk(root):
         found += [
             os.path.relpath(f"{directory}/{name}", root)
-            for name in files
+            for name in (*directories, *files)
             if name.startswith(OURS) and not name.startswith(LOCK_FILE)
         ]
+        directories[:] = [name for name in directories if not name.startswith(OURS)]
     return sorted(found)
