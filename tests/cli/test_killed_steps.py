@@ -30,7 +30,7 @@ COMMANDS = {
     "convert source.zarr target.h5": 2,
     "convert source.zarr target.safetensors --overwrite": 0,
     "migrate v3 old.zarr": 0,
-    "migrate v3 old.zarr --remove-v2-metadata": 4,
+    "migrate v3 old.zarr --remove-v2-metadata": 1,
     "remove-metadata v2 both.zarr": 3,
     "consolidate old.zarr": 0,
     "consolidate source.zarr": 0,

@@ -82,7 +82,8 @@ def _migrate(
     else:
         present = [key for key in keys if there.store.exists(key)]
         for key in present:
-            if not _is_ours(there.store, key, documents[keys[key]]):
+            old = here.store.exists(join(here.path, join(keys[key], ".zattrs")))
+            if not _is_ours(there.store, key, documents[keys[key]], attributes=old):
                 raise ContainsNodeError(
                     f"{key!r} exists in {there.store!r}; overwrite (--overwrite) replaces it"
                 )
@@ -107,15 +108,21 @@ def _migrate(
     return list(keys)
 
 
-def _is_ours(store: Store, key: str, document: bytes) -> bool:
-    """Whether a document that is there is what an interrupted run has written."""
+def _is_ours(store: Store, key: str, document: bytes, *, attributes: bool) -> bool:
+    """Whether a document that is there is what an interrupted run has written.
+
+    Without ``attributes`` these are not compared: that run may have removed the old ones already.
+    """
     try:
         found = json.loads(bytes(store.get(key) or b""))
     except ValueError:
         return False
-    if isinstance(found, dict):
-        found.pop("consolidated_metadata", None)
-    return bool(found == json.loads(document))
+    wanted = json.loads(document)
+    for member in ("consolidated_metadata", *(() if attributes else ("attributes",))):
+        for documents in (found, wanted):
+            if isinstance(documents, dict):
+                documents.pop(member, None)
+    return bool(found == wanted)
 
 
 def _is_consolidated(place: StorePath) -> bool:
