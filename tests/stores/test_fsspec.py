@@ -88,6 +88,17 @@ class TestRealDirectories(WritableStore):
         return FsspecStore(fsspec.filesystem("file"), str(tmp_path))
 
 
+@pytest.mark.parametrize("prefix", ["a", "[ab]", "a*"])
+def test_directories_go_with_their_objects_and_no_others(tmp_path, prefix):
+    store = FsspecStore(fsspec.filesystem("file"), str(tmp_path))
+    for key in (f"{prefix}/c/0", "b/c/0", "ab/c"):
+        store.set(key, b"1")
+    store.delete_prefix(prefix)
+    assert sorted(store.list_prefix()) == ["ab/c", "b/c/0"]
+    if prefix == "a":
+        assert not (tmp_path / prefix).exists()
+
+
 class Upload(AbstractBufferedFile):
     """In pieces; they are an object once they are committed."""
 

@@ -315,10 +315,11 @@ class FsspecStore(SameBytes):
         elif keys:
             what = f"delete {prefix!r}"
             self._call(what, self.fs.rm, [self._path(key) for key in keys])
-        if prefix and keys:
-            with suppress(Exception):  # what counts is done
-                path = self._path(prefix)
-                if self.fs.isdir(path):  # a file system with real directories, which are empty now
+        path = self._path(prefix) if prefix else ""
+        if path and keys and not _GLOB & set(path):
+            # A file system may have real directories, which are empty now and not worth an error.
+            with suppress(Exception):
+                if self.fs.isdir(path) and not self.fs.find(path):
                     self.fs.rm(path, recursive=True)
 
     def lock(self, key: str) -> AbstractContextManager[Any]:
