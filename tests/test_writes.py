@@ -20,6 +20,7 @@ from zarr_gpu.codecs.zstd import ZstdCodec
 from zarr_gpu.config import config
 from zarr_gpu.errors import ChunkEncodeError, CodecError
 from zarr_gpu.host_write_blocks import BlockWriteJob
+from zarr_gpu.host_write_shards import ShardWriteJob
 from zarr_gpu.resizing import reshaped
 from zarr_gpu.stores.local import LocalStore
 from zarr_gpu.stores.memory import MemoryStore
@@ -231,13 +232,13 @@ def test_the_last_shards_are_encoded_by_all_threads(
     shards: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used: list[int] = []
-    genuine = BlockWriteJob.write_shard
+    genuine = ShardWriteJob.write_shard
 
     def write_shard(self: Any, where: Any, ranges: Any, threads: int) -> None:
         used.append(threads)
         genuine(self, where, ranges, threads)
 
-    monkeypatch.setattr(BlockWriteJob, "write_shard", write_shard)
+    monkeypatch.setattr(ShardWriteJob, "write_shard", write_shard)
     array = zarr_gpu.create_array(
         {}, shape=(shards * 512, 512), chunks=(64, 512), shards=(512, 512), dtype="f4"
     )

@@ -28,6 +28,7 @@ COMMANDS = {
     "convert source.zarr/values target.npy": 1,
     "convert source.zarr target.npz --overwrite": 0,
     "convert source.zarr target.h5": 2,
+    "convert source.zarr target.nc": 0,
     "convert source.zarr target.safetensors --overwrite": 0,
     "migrate v3 old.zarr": 0,
     "migrate v3 old.zarr --remove-v2-metadata": 1,

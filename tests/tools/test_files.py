@@ -3,6 +3,7 @@
 import base64
 import json
 import struct
+import warnings
 
 import h5py
 import ml_dtypes
@@ -210,3 +211,103 @@ def test_xarray_reads_what_came_from_netcdf(tmp_path):
     assert found["t"].dims == ("x",)
     assert np.isnan(found["t"].values).tolist() == [False, True, False]
     json.dumps(dict(found.attrs))
+
+
+def weather(xarray):
+    """What xarray encodes: times, missing values, packed numbers, truth values, texts."""
+    t = np.arange("2026-01-01", "2026-01-07", dtype="M8[D]").astype("M8[ns]")
+    field = np.arange(24.0).reshape(6, 4)
+    field[2, 1] = np.nan
+    dataset = xarray.Dataset(
+        {
+            "t2m": (("time", "x"), field.astype("f4"), {"units": "K", "levels": [1, 2]}),
+            "packed": (("time", "x"), np.round(field, 1)),
+            "mask": (("x",), np.array([True, False, True, True])),
+            "count": ((), np.int64(7), {"big": 2**40, "valid": True}),
+        },
+        {"time": t, "x": np.arange(4) * 0.5, "name": ("x", np.array(["a", "ü", "", "d"]))},
+        {"title": "ü", "nothing": None},
+    )
+    dataset["packed"].encoding = {"dtype": "i2", "scale_factor": 0.1, "_FillValue": -99}
+    return dataset
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_netcdf_is_what_xarray_reads_from_zarr(tmp_path, zarr_format):
+    xarray = pytest.importorskip("xarray", reason="xarray is not installed")
+    dataset = weather(xarray)
+    chunks = {"t2m": {"chunks": (4, 3)}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr-python's, of texts in format 3
+        dataset.to_zarr(tmp_path / "a.zarr", zarr_format=zarr_format, encoding=chunks)
+    convert(tmp_path / "a.zarr", tmp_path / "b.nc")
+    for engine in ("netcdf4", "h5netcdf"):
+        with xarray.open_dataset(tmp_path / "b.nc", engine=engine) as found:
+            expected = dataset.copy()
+            expected.attrs["nothing"] = ""  # netCDF has no null
+            expected["count"].attrs["valid"] = 1  # nor truth values
+            xarray.testing.assert_identical(found.load(), expected)
+            assert found["t2m"].encoding["chunksizes"] == (4, 3)
+    convert(tmp_path / "b.nc", tmp_path / "again.zarr", zarr_format=zarr_format)
+    with xarray.open_dataset(tmp_path / "again.zarr", engine="zarr_gpu") as again:
+        xarray.testing.assert_equal(again.load(), dataset)
+
+
+@pytest.mark.parametrize("source", [2, 3])
+def test_the_other_format_means_the_same_to_xarray(tmp_path, source):
+    """What is missing in one is missing in the other, and zeros are zeros."""
+    xarray = pytest.importorskip("xarray", reason="xarray is not installed")
+    dataset = weather(xarray)
+    dataset["flags"] = ("x", np.array([0, 7, 255, 0], "u1"), {})
+    dataset["flags"].encoding = {"_FillValue": 255, "dtype": "u1"}
+    dataset["z"] = ("x", np.array([0, 1j, 2, np.nan]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr-python's, of texts in format 3
+        dataset.to_zarr(tmp_path / "a.zarr", zarr_format=source)
+        dataset = xarray.open_zarr(tmp_path / "a.zarr").load()
+    for at, wanted in enumerate((5 - source, source)):
+        convert(tmp_path / f"{'ab'[at]}.zarr", tmp_path / f"{'bc'[at]}.zarr", zarr_format=wanted)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = xarray.open_zarr(tmp_path / f"{'bc'[at]}.zarr").load()
+        xarray.testing.assert_identical(found, dataset)
+        assert np.isnan(found["flags"].values).tolist() == [False, False, True, False]
+        assert found["time"].values[0] == np.datetime64("2026-01-01")
+
+
+@pytest.mark.parametrize(
+    ("fill", "attributes", "stored"),
+    [(0, {}, 3), (5, {}, 3), (0, {"_FillValue": -1}, 3), (-1, {"_FillValue": -1}, 1)],
+)
+def test_chunks_that_are_not_there_read_the_same_in_format_2(tmp_path, fill, attributes, stored):
+    array = zarr_gpu.create_array(
+        tmp_path / "a.zarr", shape=(9,), chunks=(3,), dtype="i2", fill_value=fill,
+        attributes=attributes, dimension_names=("x",),
+    )  # fmt: skip
+    array[:3] = [1, 0, 2]
+    convert(tmp_path / "a.zarr", tmp_path / "b.zarr", zarr_format=2)
+    found = zarr.open_array(tmp_path / "b.zarr", mode="r")
+    assert found[...].tolist() == [1, 0, 2, *[fill] * 6]
+    assert found.metadata.fill_value == (attributes.get("_FillValue"))
+    assert len([p for p in (tmp_path / "b.zarr").iterdir() if p.name[0] != "."]) == stored
+
+
+def test_groups_of_netcdf_have_dimensions_of_their_own(tmp_path):
+    root = zarr_gpu.create_group(tmp_path / "a.zarr")
+    for path, n in (("x", 3), ("g/x", 4), ("g/h/x", 4)):
+        root.create_array(path, data=np.arange(n), dimension_names=("x",))
+    root.create_array("g/plain", data=np.ones((2, 4)), dimension_names=(None, "x"))
+    root.create_array("g/empty", shape=(0,), dtype="f4", dimension_names=("none",))
+    convert(tmp_path / "a.zarr", tmp_path / "a.nc")
+    with netCDF4.Dataset(tmp_path / "a.nc") as file:
+        assert file["x"][:].tolist() == [0, 1, 2]
+        assert file["g/h/x"][:].tolist() == file["g/x"][:].tolist() == [0, 1, 2, 3]
+        assert file["g/plain"].dimensions == ("plain_0", "x")
+        assert file["g/empty"].shape == (0,)
+    root.create_array("g/y", data=np.arange(5), dimension_names=("x",))
+    with pytest.raises(UnsupportedError, match=r"g/y.*'x' has 5 elements here and 4"):
+        convert(tmp_path / "a.zarr", tmp_path / "b.nc")
+    assert not list(tmp_path.glob("b.nc*"))
+    zarr_gpu.create_array(tmp_path / "c.zarr", data=np.ones(3, "c8"))
+    with pytest.raises(UnsupportedError, match="netCDF cannot hold elements of complex64"):
+        convert(tmp_path / "c.zarr", tmp_path / "c.nc")

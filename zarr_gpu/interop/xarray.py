@@ -1,7 +1,7 @@
 """xarray: ``xr.open_dataset(store, engine="zarr_gpu")``, and ``ds.zarr_gpu.to_zarr(store)``.
 
 >>> import numpy as np, xarray as xr
->>> import zarr_gpu  # after xarray: for ds.zarr_gpu; xarray finds the engine by itself
+>>> import zarr_gpu.interop.xarray  # for ds.zarr_gpu; xarray finds the engine by itself
 >>> ds = xr.Dataset({"t": ("x", np.arange(3.0))}, {"x": [10, 20, 30]})
 >>> group = ds.zarr_gpu.to_zarr(store := {})
 >>> xr.open_dataset(store, engine="zarr_gpu").identical(ds)

@@ -1,4 +1,4 @@
-"""Arrays and hierarchies as other kinds of files: ``.npy``, ``.npz``, ``.h5`` and ``.safetensors``.
+"""Arrays and hierarchies as other kinds of files: NumPy's, HDF5, netCDF and ``.safetensors``.
 
 A file is written under the name ``FILE.unfinished`` (``.safetensors``: a name that begins with
 ``.zg-``) and renamed when it is whole. Such a job starts anew after an interruption.
@@ -11,6 +11,7 @@ import math
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from zarr_gpu.config import config
 from zarr_gpu.errors import UnsupportedError
 from zarr_gpu.group import Group
 from zarr_gpu.stores.publishing import appearing, check_free
+from zarr_gpu.tools import netcdf
 from zarr_gpu.tools.files import get_h5py
 from zarr_gpu.tools.formats import DIMENSIONS
 from zarr_gpu.tools.keys import check_members
@@ -30,7 +32,7 @@ from zarr_gpu.tools.progress import Progress
 from zarr_gpu.tools.targets import check_file_apart
 from zarr_gpu.tools.transfer import COPIES, Report, itemsize, source_grid
 
-KINDS = (".npy", ".npz", ".h5", ".hdf5", ".safetensors")
+KINDS = (".npy", ".npz", ".h5", ".hdf5", *netcdf.KINDS, ".safetensors")
 
 
 def is_export(path: Any) -> bool:
@@ -55,6 +57,8 @@ def export(
         ".npz": _npz,
         ".h5": _hdf5,
         ".hdf5": _hdf5,
+        ".nc": _netcdf,
+        ".nc4": _netcdf,
     }
     if suffix == ".safetensors":  # its writer does the same by itself
         check_free(path, overwrite=overwrite)
@@ -70,7 +74,7 @@ def export(
 
 def _notes(node: Array | Group, arrays: Mapping[str, Array], suffix: str) -> tuple[str, ...]:
     """What a kind of file has no place for."""
-    if suffix in (".h5", ".hdf5"):
+    if suffix in (".h5", ".hdf5", *netcdf.KINDS):
         return ()
     lost = sum(bool(array.metadata.attributes) for array in arrays.values())
     text = f"{suffix} has no place for attributes: those of {{}} are left out"
@@ -199,13 +203,30 @@ def _hdf5(
     node: Array | Group, arrays: dict[str, Array], path: Path, memory: int, progress: Progress
 ) -> None:
     h5py = get_h5py()
+    with _forgiving(path) as stream, h5py.File(stream, "w") as file:
+        _fill_hdf5(h5py, file, node, arrays, stream, memory, progress)
+
+
+def _netcdf(
+    node: Array | Group, arrays: dict[str, Array], path: Path, memory: int, progress: Progress
+) -> None:
+    with _forgiving(path) as stream:
+
+        def copy(array: Array, out: Any) -> None:
+            _copy(array, out, memory, progress)
+            stream.check()
+
+        netcdf.write(stream, node, arrays, copy)
+
+
+@contextmanager
+def _forgiving(path: Path) -> Iterator[_Forgiving]:
     with path.open("r+b", buffering=0) as raw:
-        forgiving = _Forgiving(raw)
+        stream = _Forgiving(raw)
         try:
-            with h5py.File(forgiving, "w") as file:
-                _fill_hdf5(h5py, file, node, arrays, forgiving, memory, progress)
+            yield stream
         finally:
-            forgiving.check()
+            stream.check()
 
 
 def _fill_hdf5(

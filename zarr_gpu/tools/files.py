@@ -6,11 +6,9 @@ are unpacked into a temporary file first), data sets of HDF5 are read by regions
 
 from __future__ import annotations
 
-import base64
 import math
 import os
 import shutil
-import struct
 import tempfile
 import zipfile
 import zlib
@@ -213,6 +211,11 @@ def _visit(path: str, group: Any, tree: FileTree, h5py: Any, above: tuple[Any, .
             _visit(at, item, tree, h5py, above)
 
 
+def is_netcdf(file: Any) -> bool:
+    """True for files of netCDF-4, whatever their names are."""
+    return "_NCProperties" in file.attrs
+
+
 def _data_set(name: str, item: Any, h5py: Any, notes: list[str]) -> FileArray | None:
     if not isinstance(item, h5py.Dataset):
         return None
@@ -229,7 +232,8 @@ def _data_set(name: str, item: Any, h5py: Any, notes: list[str]) -> FileArray | 
         notes.append(f"{name}: elements of {dtype} have no counterpart; left out")
         return None
     attributes = _attributes(item, h5py, name, notes)
-    fill = None if dtype is str else item.fillvalue
+    # Of netCDF only the attribute _FillValue counts; the rest is what was never written.
+    fill = None if dtype is str or is_netcdf(item.file) else item.fillvalue
     return FileArray(
         values=values,
         shape=tuple(item.shape),
@@ -248,7 +252,7 @@ def _dimension_names(item: Any, h5py: Any) -> tuple[str | None, ...] | None:
         names.append(scales[0] if scales else dimension.label or None)
         if names[-1] is None and item.ndim == 1 and number == 0 and h5py.h5ds.is_scale(item.id):
             names[-1] = item.name.rpartition("/")[2]
-    return tuple(names) if any(names) else None
+    return tuple(names) if any(names) or not item.ndim else None  # xarray wants an empty list
 
 
 def _attributes(item: Any, h5py: Any, path: str, notes: list[str]) -> dict[str, JSON]:
@@ -288,10 +292,3 @@ def _plain(value: Any, h5py: Any) -> Any:
     if isinstance(value, complex):
         return [value.real, value.imag]
     return value if isinstance(value, str | int | float | bool) else ...
-
-
-def encoded_fill(value: JSON, dtype: Any, zarr_format: int) -> JSON:
-    """netCDF's ``_FillValue`` as xarray expects it among the attributes of a format 3 array."""
-    if zarr_format == 3 and isinstance(value, int | float) and np.dtype(dtype).kind == "f":
-        return base64.standard_b64encode(struct.pack("<d", float(value))).decode()
-    return value

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from zarr_gpu.creation import array_metadata
 from zarr_gpu.errors import UnsupportedError
 from zarr_gpu.metadata.array import ArrayMetadata
@@ -11,7 +13,8 @@ from zarr_gpu.metadata.grids import RegularAxis
 from zarr_gpu.metadata.group import GroupMetadata
 from zarr_gpu.metadata.paths import DOCUMENTS, is_node_name
 from zarr_gpu.nodes import Metadata
-from zarr_gpu.tools.files import FileArray, FileTree, encoded_fill
+from zarr_gpu.tools import missing
+from zarr_gpu.tools.files import FileArray, FileTree
 from zarr_gpu.tools.formats import DIMENSIONS
 from zarr_gpu.tools.journal import DIRECTORY
 from zarr_gpu.tools.layouts import Layout, changed, for_array
@@ -60,14 +63,14 @@ def _metadata(array: FileArray, layout: Layout, zarr_format: int) -> ArrayMetada
         "chunks": array.chunks or "auto",
         "zarr_format": zarr_format,
     }
-    if array.fill_value is not None:
+    if array.fill_value is not None or zarr_format == 2:  # where xarray would take one for missing
         arguments["fill_value"] = array.fill_value
-    if "_FillValue" in attributes and array.dtype is not str:
-        if zarr_format == 2:  # there, xarray takes it from the fill value
-            arguments["fill_value"] = attributes.pop("_FillValue")
+    if missing.ATTRIBUTE in attributes and array.dtype is not str:
+        found = attributes.pop(missing.ATTRIBUTE)
+        if zarr_format == 2:
+            arguments["fill_value"] = found
         else:
-            fill = attributes["_FillValue"]
-            attributes["_FillValue"] = encoded_fill(fill, array.dtype, zarr_format)
+            attributes[missing.ATTRIBUTE] = missing.encoded(found, np.dtype(array.dtype))
     if array.dimension_names is not None:
         if zarr_format == 3:
             arguments["dimension_names"] = array.dimension_names

@@ -15,6 +15,7 @@ from zarr_gpu.creating import arguments_for, arguments_of
 from zarr_gpu.creation import array_metadata
 from zarr_gpu.errors import UnsupportedError
 from zarr_gpu.metadata.array import ArrayMetadata
+from zarr_gpu.tools import missing
 from zarr_gpu.tools.formats import DIMENSIONS, array_v3, codecs_v2
 
 KEEP = "keep"
@@ -79,8 +80,15 @@ def described(array: Array, zarr_format: int | None) -> dict[str, Any]:
             out.pop("chunk_key_encoding")
         except UnsupportedError:
             out = arguments_for(array, 3)
-        return _with_dimension_names({**out, "zarr_format": 3})
-    return {**_plain(array, 2), **_codecs_v2(array)}
+        out = {**out, "zarr_format": 3}
+        named = _with_dimension_names(out)
+        if named is out:
+            return out
+        return missing.into_v3(named, array.dtype, array.metadata.fill_value)
+    out = {**_plain(array, 2), **_codecs_v2(array)}
+    if not array.shape:  # xarray wants to know that there are no names
+        out["attributes"] = {DIMENSIONS: [], **out["attributes"]}
+    return missing.into_v2(out, array.dtype)
 
 
 def _plain(array: Array, zarr_format: int | None) -> dict[str, Any]:
@@ -154,8 +162,10 @@ def changed(arguments: dict[str, Any], layout: Layout) -> ArrayMetadata:
         old = arguments.get("shards") or arguments["chunks"]
         old = old["shape"] if isinstance(old, Mapping) else old
         arguments["shards"] = axes(layout.shards, shape, names, old)
-    if arguments.get("zarr_format") == 2 and arguments.get("shards") is None:
-        arguments.pop("shards", None)
+    if arguments.get("zarr_format") == 2 and (
+        _kept(layout.shards) or arguments.get("shards") is None
+    ):
+        arguments.pop("shards", None)  # that format has none: the inner chunks become objects
     for name in ("filters", "compressors", "fill_value"):
         value = getattr(layout, name)
         if not _kept(value):

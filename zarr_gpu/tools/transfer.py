@@ -250,7 +250,10 @@ def _needed(job: ArrayJob, target: Array, plan: Pass) -> Sequence[int]:
     layout = source._layout  # noqa: SLF001 - of this package
     there = target._layout  # noqa: SLF001 - as above
     missing = layout.fill_array.astype(there.dtype, copy=False)
-    if not there.data_type.equals_fill(missing, there.fill_value):
+    fill = there.metadata.fill_value
+    if not there.data_type.equals_fill(
+        missing, there.data_type.default_fill() if fill is None else fill
+    ):
         return everything
     if not can_list(source.store_path):
         return everything
