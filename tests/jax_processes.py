@@ -9,15 +9,7 @@ import sys
 import textwrap
 import time
 
-SETUP = """
-import os, sys, traceback
-import jax, jax.numpy as jnp, numpy as np
-rank, world, address, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
-jax.distributed.initialize(address, world, rank)
-from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec as P, SingleDeviceSharding
-import zarr_gpu
-
+REFUSED = """
 def refused(kind, words, call):
     try:
         call()
@@ -25,6 +17,18 @@ def refused(kind, words, call):
         assert words in str(error), error
     else:
         raise AssertionError(words)
+"""
+"""Part of programs: an error of a kind, with some words in it, is wanted."""
+SETUP = (
+    REFUSED
+    + """
+import os, sys, traceback
+import jax, jax.numpy as jnp, numpy as np
+rank, world, address, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+jax.distributed.initialize(address, world, rank)
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P, SingleDeviceSharding
+import zarr_gpu
 
 def whole(array):
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
@@ -36,6 +40,7 @@ def over(*axes, on=mesh):
 
 def main():
 """
+)
 END = """
 try:
     main()

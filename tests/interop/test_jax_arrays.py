@@ -10,10 +10,14 @@ from importlib.util import find_spec
 
 import pytest
 
+from tests.jax_processes import REFUSED
+
 # Not imported here: it starts threads, and other tests fork.
 pytestmark = pytest.mark.skipif(not find_spec("jax"), reason="JAX is not installed")
 
-SETUP = """
+SETUP = (
+    REFUSED
+    + """
 import itertools
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
@@ -21,19 +25,12 @@ import zarr_gpu
 from zarr_gpu.errors import UnsupportedError
 from zarr_gpu.interop.jax import batches, read
 
-def refused(kind, words, call):
-    try:
-        call()
-    except kind as error:
-        assert words in str(error), error
-    else:
-        raise AssertionError(words)
-
 x = np.arange(64 * 48, dtype="f4").reshape(64, 48)
 array = zarr_gpu.create_array({}, data=x, chunks=(8, 12))
 devices = np.array(jax.devices())
 assert len(devices) == 8
 """
+)
 
 READS = """
 large = zarr_gpu.create_array({}, data=np.ones((256, 256), "f4"), chunks=(64, 256))
